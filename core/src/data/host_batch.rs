@@ -1,0 +1,124 @@
+//! A batch in ordinary memory, as workers fill it.
+
+use std::collections::BTreeMap;
+
+use tch::{Device, Tensor};
+
+use super::source::{DataSource, Entry};
+use crate::batch::{Batch, Named, Targets};
+use crate::error::{Result, guarded};
+use crate::family::{Buffer, Draw, Element, Mode, SampleBuffers, TensorLayout};
+
+/// One tensor of all samples, flat.
+#[derive(Debug)]
+enum Column {
+    F32(Vec<f32>),
+    I64(Vec<i64>),
+}
+
+/// Decoded samples, waiting to become tensors.
+#[derive(Debug, Default)]
+pub struct HostBatch {
+    columns: BTreeMap<String, Vec<(TensorLayout, Column)>>,
+    labels: Vec<i64>,
+    indices: Vec<usize>,
+}
+
+impl HostBatch {
+    /// Decodes `entries` (with their positions in the split), reusing the memory of `self`.
+    pub(crate) fn fill(
+        &mut self,
+        source: &DataSource,
+        modalities: &[String],
+        mode: Mode,
+        epoch: u64,
+        entries: &[(usize, Entry)],
+    ) -> Result<()> {
+        self.labels = entries.iter().map(|(_, entry)| entry.label as i64).collect();
+        self.indices = entries.iter().map(|(position, _)| *position).collect();
+        self.columns.retain(|name, _| modalities.contains(name));
+        for name in modalities {
+            let layouts = &source.layouts[name];
+            let columns = self.columns.entry(name.clone()).or_insert_with(|| {
+                layouts.iter().map(|layout| (layout.clone(), Column::empty(layout))).collect()
+            });
+            for (layout, column) in columns.iter_mut() {
+                column.resize(layout.len() * entries.len());
+            }
+            for (row, (_, entry)) in entries.iter().enumerate() {
+                let draw = Draw {
+                    seed: source.seed,
+                    modality: name,
+                    epoch: if mode == Mode::Training { epoch } else { 0 },
+                    sample: entry.identity,
+                };
+                let mut out = SampleBuffers(
+                    columns
+                        .iter_mut()
+                        .map(|(layout, column)| column.row(row, layout.len()))
+                        .collect(),
+                );
+                guarded(&format!("modality `{name}`"), || {
+                    let raw = source.dataset.raw(entry.split, entry.index, name)?;
+                    source.modalities[name].load(&raw, mode, &draw, &mut out)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes tensors on `device`, `[batch, …]` each.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn to_device(&self, device: Device) -> Result<Batch> {
+        let count = self.labels.len() as i64;
+        let place = |tensor: Tensor| -> Result<Tensor> {
+            if device == Device::Cpu {
+                return Ok(tensor);
+            }
+            // From pinned memory the copy runs beside the computation.
+            Ok(tensor.f_pin_memory(device)?.f_to_device_(device, tensor.kind(), true, false)?)
+        };
+        let mut inputs = BTreeMap::new();
+        for (name, columns) in &self.columns {
+            let mut tensors = BTreeMap::new();
+            for (layout, column) in columns {
+                let flat = match column {
+                    Column::F32(values) => Tensor::f_from_slice(values)?,
+                    Column::I64(values) => Tensor::f_from_slice(values)?,
+                };
+                let size: Vec<i64> = [count].into_iter().chain(layout.shape.clone()).collect();
+                tensors.insert(layout.name.clone(), place(flat.f_view(size.as_slice())?)?);
+            }
+            inputs.insert(name.clone(), Named(tensors));
+        }
+        let labels = place(Tensor::f_from_slice(&self.labels)?)?;
+        let targets = Targets { labels, mixed: None };
+        Ok(Batch { inputs, targets, indices: self.indices.clone() })
+    }
+}
+
+impl Column {
+    fn empty(layout: &TensorLayout) -> Self {
+        match layout.element {
+            Element::F32 => Self::F32(Vec::new()),
+            Element::I64 => Self::I64(Vec::new()),
+        }
+    }
+
+    fn resize(&mut self, length: usize) {
+        match self {
+            Self::F32(values) => values.resize(length, 0.0),
+            Self::I64(values) => values.resize(length, 0),
+        }
+    }
+
+    fn row(&mut self, row: usize, width: usize) -> Buffer<'_> {
+        let range = row * width..(row + 1) * width;
+        match self {
+            Self::F32(values) => Buffer::F32(&mut values[range]),
+            Self::I64(values) => Buffer::I64(&mut values[range]),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Worker threads that decode ahead, bounded and in order.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::host_batch::HostBatch;
+use super::source::{DataSource, Entry, TestAccess};
+use crate::error::Result;
+use crate::family::{Mode, Split};
+use crate::random::{Purpose, permutation};
+
+/// Which batches are wanted.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Split to read.
+    pub split: Split,
+    /// Augmented and shuffled, or plain and in order.
+    pub mode: Mode,
+    /// Passes over training data made so far in the run; names the order and the augmentation.
+    pub epoch: u64,
+    /// Samples a batch, at least 1.
+    pub batch_size: usize,
+    /// Whether an incomplete last batch is left out.
+    pub drop_last: bool,
+    /// Modalities to decode.
+    pub modalities: Vec<String>,
+    /// Batches to skip at the start, without decoding them.
+    pub start: usize,
+    /// Threads that decode; 0 decodes on the calling thread.
+    pub workers: usize,
+    /// Batches decoded ahead of the consumer, at least 1.
+    pub prefetch: usize,
+    /// Permission to read the test split.
+    pub access: Option<TestAccess>,
+}
+
+/// Iterator over decoded batches, in the order of the plan whatever the number of workers.
+pub struct Batches {
+    job: Arc<Job>,
+    next: usize,
+    workers: Vec<JoinHandle<()>>,
+    waited: Duration,
+}
+
+struct Job {
+    source: Arc<DataSource>,
+    modalities: Vec<String>,
+    mode: Mode,
+    epoch: u64,
+    /// Position in the split and entry of every sample, batch by batch.
+    plan: Vec<Vec<(usize, Entry)>>,
+    prefetch: usize,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+struct Queue {
+    claimed: usize,
+    consumed: usize,
+    ready: BTreeMap<usize, Result<HostBatch>>,
+    spare: Vec<HostBatch>,
+    stopped: bool,
+}
+
+impl Batches {
+    /// Plans the batches and starts the workers.
+    ///
+    /// # Errors
+    /// When the test split is asked for without permission.
+    pub fn start(source: &Arc<DataSource>, request: Request) -> Result<Self> {
+        let entries = source.entries(request.split, request.access)?;
+        let order = match request.mode {
+            Mode::Training => {
+                let name = request.split.name();
+                let mut stream = source.seed.stream(Purpose::Order, name, &[request.epoch]);
+                permutation(entries.len(), &mut stream)
+            }
+            Mode::Evaluation => (0..entries.len()).collect(),
+        };
+        let size = request.batch_size.max(1);
+        let plan: Vec<Vec<_>> = order
+            .chunks(size)
+            .filter(|chunk| !request.drop_last || chunk.len() == size)
+            .map(|chunk| chunk.iter().map(|position| (*position, entries[*position])).collect())
+            .collect();
+        let start = request.start.min(plan.len());
+        let job = Arc::new(Job {
+            source: source.clone(),
+            modalities: request.modalities,
+            mode: request.mode,
+            epoch: request.epoch,
+            plan,
+            prefetch: request.prefetch.max(1),
+            queue: Mutex::new(Queue {
+                claimed: start,
+                consumed: start,
+                ready: BTreeMap::new(),
+                spare: Vec::new(),
+                stopped: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let workers = (0..request.workers)
+            .map(|_| {
+                let job = job.clone();
+                std::thread::spawn(move || job.work())
+            })
+            .collect();
+        Ok(Self { job, next: start, workers, waited: Duration::ZERO })
+    }
+
+    /// Number of batches of the whole pass, skipped ones included.
+    pub fn total(&self) -> usize {
+        self.job.plan.len()
+    }
+
+    /// Time the consumer has spent waiting for data so far.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Gives the memory of a batch back for reuse.
+    pub fn recycle(&self, batch: HostBatch) {
+        self.job.lock().spare.push(batch);
+    }
+
+    /// Decodes or waits for the next batch.
+    ///
+    /// # Errors
+    /// The first file that cannot be decoded, in the order of the plan.
+    pub fn next_batch(&mut self) -> Result<Option<HostBatch>> {
+        if self.next >= self.job.plan.len() {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        let batch = if self.workers.is_empty() {
+            let spare = self.job.lock().spare.pop().unwrap_or_default();
+            self.job.decode(self.next, spare)
+        } else {
+            self.job.take(self.next)
+        };
+        self.waited += started.elapsed();
+        self.next += 1;
+        batch.map(Some)
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.job.lock().stopped = true;
+        self.job.changed.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker's panic has already been turned into the error of its batch.
+            drop(worker.join());
+        }
+    }
+}
+
+impl Job {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        loop {
+            let (index, spare) = {
+                let mut queue = self.lock();
+                while !queue.stopped
+                    && queue.claimed < self.plan.len()
+                    && queue.claimed >= queue.consumed + self.prefetch
+                {
+                    queue = self.wait(queue);
+                }
+                if queue.stopped || queue.claimed >= self.plan.len() {
+                    return;
+                }
+                queue.claimed += 1;
+                (queue.claimed - 1, queue.spare.pop().unwrap_or_default())
+            };
+            let batch = self.decode(index, spare);
+            self.lock().ready.insert(index, batch);
+            self.changed.notify_all();
+        }
+    }
+
+    fn take(&self, index: usize) -> Result<HostBatch> {
+        let mut queue = self.lock();
+        loop {
+            if let Some(batch) = queue.ready.remove(&index) {
+                queue.consumed = index + 1;
+                self.changed.notify_all();
+                return batch;
+            }
+            queue = self.wait(queue);
+        }
+    }
+
+    fn decode(&self, index: usize, mut batch: HostBatch) -> Result<HostBatch> {
+        batch.fill(&self.source, &self.modalities, self.mode, self.epoch, &self.plan[index])?;
+        Ok(batch)
+    }
+}

@@ -1,0 +1,248 @@
+//! Whether the parts of an experiment fit together, found out before the first step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::{Device, Kind, Tensor};
+
+use super::evaluate::FUSED;
+use crate::batch::{Batch, Named, Spec, Targets};
+use crate::config::{Experiment, SelectionSplit};
+use crate::error::{Error, Result, guarded};
+use crate::family::{Element, Needs, Phase, Report, Score, Strategy, TensorLayout};
+use crate::layers::Statistics;
+use crate::model::Model;
+
+/// Needs of one plugin, with the words that name it.
+pub(super) struct Wanted {
+    pub(super) plugin: String,
+    pub(super) needs: Needs,
+}
+
+/// What an experiment will do, as far as it can be told without training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The phases, as if no phase ended early.
+    pub phases: Vec<Phase>,
+    /// Scalar parameters by group.
+    pub parameters: BTreeMap<String, usize>,
+    /// Names of the outputs that evaluation will report.
+    pub outputs: Vec<String>,
+    /// Settings that are allowed but almost surely not meant.
+    pub warnings: Vec<String>,
+}
+
+/// Builds the model of an experiment, runs it once on made-up inputs and lists its phases.
+///
+/// Reads no data; `classes` is the number of classes to assume.
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::Shape`] … for parts that do not fit together.
+pub fn plan(experiment: &Experiment, classes: usize) -> Result<Plan> {
+    let mut layouts = BTreeMap::new();
+    let mut fillers = BTreeMap::new();
+    for (name, section) in &experiment.modalities {
+        let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());
+        let modality = guarded(&plugin, || section.input.build())?;
+        layouts.insert(name.clone(), modality.layout());
+        fillers.insert(name.clone(), modality.filler());
+    }
+    let (model, parameters) = Model::build(experiment, &layouts, &fillers, classes, Device::Cpu)?;
+    let mut wanted = vec![Wanted {
+        plugin: format!("fusion `{}`", experiment.fusion.typetag_name()),
+        needs: model.fusion.needs(),
+    }];
+    for (name, rule) in &model.also {
+        wanted.push(Wanted { plugin: format!("fusion `{name}`"), needs: rule.needs() });
+    }
+    for config in &experiment.objectives {
+        let plugin = format!("objective `{}`", config.typetag_name());
+        let needs = guarded(&plugin, || config.build())?.needs();
+        wanted.push(Wanted { plugin, needs });
+    }
+    for config in &experiment.gradient_modifiers {
+        let plugin = format!("gradient modifier `{}`", config.typetag_name());
+        let needs = guarded(&plugin, || config.build())?.needs();
+        wanted.push(Wanted { plugin, needs });
+    }
+    for config in &experiment.controllers {
+        let plugin = format!("controller `{}`", config.typetag_name());
+        let needs = guarded(&plugin, || config.build())?.needs();
+        wanted.push(Wanted { plugin, needs });
+    }
+    let outputs = dry_run(&model, &layouts, classes, &wanted, Device::Cpu)?;
+    let mut strategy = experiment.strategy.build()?;
+    let phases = phases(strategy.as_mut(), &model.modalities())?;
+    let parameters =
+        parameters.ids().into_iter().map(|id| (id.to_string(), parameters.size(&id))).collect();
+    Ok(Plan { phases, parameters, outputs, warnings: experiment.optimizer.warnings() })
+}
+
+/// Runs the model once on fillers and holds it against what plugins need.
+///
+/// Returns the names of its outputs.
+pub(super) fn dry_run(
+    model: &Model,
+    layouts: &BTreeMap<String, Vec<TensorLayout>>,
+    classes: usize,
+    wanted: &[Wanted],
+    device: Device,
+) -> Result<Vec<String>> {
+    const SAMPLES: i64 = 2;
+    let mut inputs = BTreeMap::new();
+    for (name, layout) in layouts {
+        let mut tensors = BTreeMap::new();
+        for tensor in layout {
+            let kind = match tensor.element {
+                Element::F32 => Kind::Float,
+                Element::I64 => Kind::Int64,
+            };
+            let size: Vec<i64> = [SAMPLES].into_iter().chain(tensor.shape.clone()).collect();
+            tensors.insert(tensor.name.clone(), Tensor::f_zeros(size, (kind, device))?);
+        }
+        inputs.insert(name.clone(), Named(tensors));
+    }
+    let labels = Tensor::f_zeros([SAMPLES], (Kind::Int64, device))?;
+    let batch = Batch {
+        inputs,
+        targets: Targets { labels, mixed: None },
+        indices: (0..SAMPLES as usize).collect(),
+    };
+    let spec = Spec::evaluation(model.modalities());
+    let outputs = model.forward(&batch, &spec, Statistics::Running, None, None)?;
+    for Wanted { plugin, needs } in wanted {
+        fits(plugin, needs, model, outputs.joint.is_some())?;
+    }
+    let mut names: Vec<String> = Vec::new();
+    for (name, logits) in model.unimodal_logits(&outputs)? {
+        expect_classes(&name, &logits, SAMPLES, classes)?;
+        names.push(name);
+    }
+    if let Some(joint) = &outputs.joint {
+        expect_classes("joint", joint, SAMPLES, classes)?;
+    }
+    let decided = guarded("fusion", || model.fusion.decide(&outputs))?;
+    expect_classes(FUSED, &decided, SAMPLES, classes)?;
+    names.push(FUSED.to_owned());
+    for (name, rule) in &model.also {
+        let decided = guarded(&format!("fusion `{name}`"), || rule.decide(&outputs))?;
+        expect_classes(name, &decided, SAMPLES, classes)?;
+        names.push(format!("{FUSED}.{name}"));
+    }
+    Ok(names)
+}
+
+fn expect_classes(name: &str, tensor: &Tensor, samples: i64, classes: usize) -> Result<()> {
+    let expected = [samples, classes as i64];
+    if tensor.size() == expected {
+        return Ok(());
+    }
+    Err(Error::shape(format!("output `{name}`"), expected, tensor.size()))
+}
+
+fn fits(plugin: &str, needs: &Needs, model: &Model, joint: bool) -> Result<()> {
+    if needs.additive_fusion && !model.fusion.additive() {
+        return Err(Error::refused(
+            format!(
+                "{plugin} needs joint logits that are a sum of unimodal ones, and the fusion is \
+                 not additive"
+            ),
+            "choose an additive fusion (`concat` without hidden layers, `sum`, `average`), or \
+             remove the plugin",
+        ));
+    }
+    if needs.joint_logits && !joint {
+        return Err(Error::refused(
+            format!("{plugin} needs joint logits, and the fusion only decides"),
+            "choose a fusion with joint logits (`concat`, `sum`, `average`), or another objective",
+        ));
+    }
+    if needs.unimodal_heads && !model.has_heads() {
+        return Err(Error::refused(
+            format!("{plugin} needs a head for each modality, and head.unimodal is false"),
+            "set head.unimodal = true",
+        ));
+    }
+    if needs.several_modalities && model.modalities().len() < 2 {
+        return Err(Error::refused(
+            format!("{plugin} needs several modalities, and the run has one"),
+            "add a modality, or remove the plugin",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses an experiment that must choose by a split it does not have.
+pub(super) fn check_splits(
+    experiment: &Experiment,
+    wanted: &[Wanted],
+    has_validation: bool,
+    has_test: bool,
+) -> Result<()> {
+    let fix = "set data.validation_share (e.g. 0.1) to split one off the training data, or \
+               `selection.split = \"none\"` to keep the last weights";
+    match experiment.selection.split {
+        SelectionSplit::Valid if !has_validation => {
+            return Err(Error::refused(
+                "selection.split is \"valid\", and the dataset has no validation split",
+                fix,
+            ));
+        }
+        SelectionSplit::Test if !has_test => {
+            return Err(Error::refused(
+                "selection.split is \"test\", and the dataset has no test split",
+                fix,
+            ));
+        }
+        _ => {}
+    }
+    // Scores are watched on the split that selects.
+    let watched = experiment.selection.split == SelectionSplit::Valid && has_validation;
+    if let Some(Wanted { plugin, .. }) =
+        wanted.iter().find(|wanted| wanted.needs.validation_split && !watched)
+    {
+        return Err(Error::refused(
+            format!("{plugin} needs a validation split, and the run evaluates none"),
+            fix,
+        ));
+    }
+    Ok(())
+}
+
+/// Lists the phases of a strategy, holding their names against the run's modalities.
+pub(super) fn phases(strategy: &mut dyn Strategy, modalities: &[String]) -> Result<Vec<Phase>> {
+    const LIMIT: usize = 100_000;
+    let mut phases = Vec::new();
+    while phases.len() < LIMIT {
+        let report = Report { phase: phases.len(), modalities: modalities.to_vec(), best: None };
+        match guarded("strategy", || strategy.next(&report))? {
+            Some(phase) => phases.push(checked(phase, modalities)?),
+            None => break,
+        }
+    }
+    if phases.is_empty() {
+        return Err(Error::refused("the strategy has no phase", "give it at least one epoch"));
+    }
+    Ok(phases)
+}
+
+/// Refuses a phase that names what the run does not have.
+pub(super) fn checked(phase: Phase, modalities: &[String]) -> Result<Phase> {
+    let mut named: BTreeSet<&String> = phase.source.iter().collect();
+    named.extend(phase.sub_steps.iter().flat_map(|sub| &sub.modalities));
+    if let Score::Modality(name) = &phase.score {
+        named.insert(name);
+    }
+    if let Some(unknown) = named.into_iter().find(|name| !modalities.contains(name)) {
+        return Err(Error::refused(
+            format!("the strategy names modality `{unknown}`, which the run does not have"),
+            format!("name some of {modalities:?}"),
+        ));
+    }
+    if phase.trained().is_empty() || phase.epochs == 0 {
+        return Err(Error::refused(
+            format!("phase `{}` trains nothing", phase.label),
+            "give it modalities and at least one epoch",
+        ));
+    }
+    Ok(phase)
+}

@@ -1,0 +1,367 @@
+//! One step: gradients, displaced gradients, and the only places that write weights.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::{Tensor, no_grad_guard};
+
+use crate::batch::{Batch, ByModality, Outputs, Spec, Targets, share};
+use crate::error::{Error, Result, guarded};
+use crate::family::{
+    Ask, AskPurpose, Forward, GradientModifier, Inner, Notes, Objective, Problem, Rule,
+    RuleContext, Site, StepView, Term,
+};
+use crate::layers::Statistics;
+use crate::model::Model;
+use crate::parameters::{ByParam, Grads, GroupId, ParamId, Parameters};
+use crate::random::{Purpose, Seed};
+
+/// A plugin with the words that name it in errors and records.
+pub(super) struct Plugged<T: ?Sized> {
+    pub(super) name: String,
+    pub(super) plugin: Box<T>,
+}
+
+/// Learning rate factors of all controllers.
+pub(super) type Factors = Vec<BTreeMap<String, f64>>;
+
+/// Key of a factor that holds for every group.
+pub(super) const ALL_GROUPS: &str = "";
+
+/// Everything a step reads, and what it leaves behind for the record.
+pub(super) struct Step<'a> {
+    pub(super) model: &'a Model,
+    pub(super) parameters: &'a Parameters,
+    pub(super) batch: &'a Batch,
+    pub(super) active: &'a BTreeSet<GroupId>,
+    pub(super) run: BTreeSet<String>,
+    pub(super) objectives: &'a mut [Plugged<dyn Objective>],
+    pub(super) modifiers: &'a mut [Plugged<dyn GradientModifier>],
+    pub(super) factors: &'a Factors,
+    pub(super) term_weights: &'a BTreeMap<String, f64>,
+    pub(super) seed: Seed,
+    pub(super) epoch: usize,
+    pub(super) global_step: u64,
+    pub(super) sub_step: u64,
+    /// Whether to note which modifiers change something.
+    pub(super) watch_modifiers: bool,
+    pub(super) left: Left,
+}
+
+/// What a step leaves behind.
+#[derive(Default)]
+pub(super) struct Left {
+    pub(super) forward_passes: u64,
+    pub(super) backward_passes: u64,
+    /// Weighted terms of the first pass, detached.
+    pub(super) terms: Vec<(String, Tensor)>,
+    /// Outputs of the first pass, detached.
+    pub(super) outputs: Outputs,
+    /// Norm of the descent gradient before modifiers.
+    pub(super) gradient_norm: Option<Tensor>,
+    /// Modifiers that changed something, when watched.
+    pub(super) changed: Vec<bool>,
+    /// Active parameters without a gradient, when watched.
+    pub(super) without_gradient: Vec<String>,
+}
+
+struct Passes<'a> {
+    model: &'a Model,
+    batch: &'a Batch,
+    active: &'a BTreeSet<GroupId>,
+    run: &'a BTreeSet<String>,
+    statistics: Statistics,
+    original_labels: bool,
+    made: BTreeMap<Spec, Outputs>,
+    forward_passes: u64,
+}
+
+impl Forward for Passes<'_> {
+    fn full(&self) -> Spec {
+        Spec { run: self.run.clone(), present: self.run.clone(), statistics: None, gradients: true }
+    }
+
+    fn run(&mut self, spec: &Spec) -> Result<Outputs> {
+        if let Some(outputs) = self.made.get(spec) {
+            return Ok(outputs.share());
+        }
+        let statistics = spec.statistics.unwrap_or(self.statistics);
+        let outputs = self.model.forward(self.batch, spec, statistics, Some(self.active), None)?;
+        self.forward_passes += 1;
+        self.made.insert(spec.clone(), outputs.share());
+        Ok(outputs)
+    }
+
+    fn targets(&self) -> Targets {
+        self.batch.targets.share(self.original_labels)
+    }
+}
+
+impl Step<'_> {
+    fn first(&self) -> bool {
+        self.left.forward_passes == 0
+    }
+
+    fn leaves(&self) -> Vec<(ParamId, Tensor)> {
+        self.parameters
+            .trainable(self.active)
+            .map(|(id, value)| (id, value.shallow_clone()))
+            .collect()
+    }
+
+    fn terms(&mut self, ask: Ask) -> Result<Vec<Term>> {
+        let first = self.first();
+        // libtorch's generator serves dropout alone; what it draws depends on the step and pass.
+        let pass = if ask.replay_noise { 0 } else { self.left.backward_passes };
+        let counters = [self.global_step, self.sub_step, pass];
+        tch::manual_seed(self.seed.number(Purpose::Forward, "", &counters) as i64);
+        let mut passes = Passes {
+            model: self.model,
+            batch: self.batch,
+            active: self.active,
+            run: &self.run,
+            statistics: if first { Statistics::Update } else { Statistics::Keep },
+            original_labels: ask.original_labels,
+            made: BTreeMap::new(),
+            forward_passes: 0,
+        };
+        let mut terms = Vec::new();
+        for objective in self.objectives.iter_mut() {
+            let mut notes = Notes::new();
+            terms.extend(guarded(&objective.name, || {
+                let terms = objective.plugin.terms(&mut passes, &mut notes)?;
+                if first {
+                    objective.plugin.observe(&notes)?;
+                }
+                Ok(terms)
+            })?);
+        }
+        for term in &mut terms {
+            term.weight *= self.term_weights.get(&term.name).copied().unwrap_or(1.0);
+        }
+        terms.retain(|term| term.weight != 0.0);
+        self.left.forward_passes += passes.forward_passes;
+        if first {
+            let full = passes.full();
+            if let Some(outputs) = passes.made.get(&full) {
+                self.left.outputs = detached(outputs)?;
+            }
+            for term in &terms {
+                let value = term.value.f_detach()?.f_mul_scalar(term.weight)?;
+                self.left.terms.push((term.name.clone(), value));
+            }
+        }
+        Ok(terms)
+    }
+
+    fn backward(
+        &mut self,
+        loss: &Tensor,
+        name: &str,
+        route: Option<&[GroupId]>,
+        leaves: &[(ParamId, Tensor)],
+        keep_graph: bool,
+    ) -> Result<ByParam> {
+        let routed: Vec<&(ParamId, Tensor)> = leaves
+            .iter()
+            .filter(|(id, _)| route.is_none_or(|groups| groups.contains(&id.group)))
+            .collect();
+        if routed.is_empty() {
+            return Ok(ByParam::new());
+        }
+        // Without a graph, libtorch would end the process.
+        if !loss.requires_grad() {
+            return Err(Error::refused(
+                format!("loss term `{name}` does not depend on any parameter being trained"),
+                "check the objective, or give the term weight 0",
+            ));
+        }
+        let inputs: Vec<&Tensor> = routed.iter().map(|(_, value)| value).collect();
+        let gradients = Tensor::f_run_backward(&[loss], &inputs, keep_graph, false)?;
+        self.left.backward_passes += 1;
+        let mut seen = BTreeSet::new();
+        let mut found = ByParam::new();
+        for ((id, _), gradient) in routed.into_iter().zip(gradients) {
+            if !gradient.defined() {
+                continue;
+            }
+            // Modifiers and rules write in place: a gradient must own its memory.
+            let gradient = gradient.f_contiguous()?;
+            let own = seen.insert(gradient.data_ptr() as usize);
+            found.insert(id.clone(), if own { gradient } else { gradient.f_detach_copy()? });
+        }
+        Ok(found)
+    }
+}
+
+impl Problem for Step<'_> {
+    fn gradients(&mut self, ask: Ask) -> Result<Grads> {
+        let first = self.first();
+        let leaves = self.leaves();
+        let terms = self.terms(ask)?;
+        let by_term = ask.purpose == AskPurpose::Descent
+            && self.modifiers.iter().any(|m| m.plugin.needs().gradients_by_term);
+        // Terms of one route share a backward pass, unless a modifier wants them apart.
+        let mut losses: Vec<(String, Option<Vec<GroupId>>, Tensor)> = Vec::new();
+        for term in terms {
+            let value = if (term.weight - 1.0).abs() < f64::EPSILON {
+                term.value
+            } else {
+                term.value.f_mul_scalar(term.weight)?
+            };
+            match losses.iter_mut().find(|(_, route, _)| !by_term && *route == term.route) {
+                Some((_, _, sum)) => *sum = sum.f_add(&value)?,
+                None => losses.push((term.name, term.route, value)),
+            }
+        }
+        let mut grads = Grads::default();
+        let count = losses.len();
+        for (index, (name, route, loss)) in losses.into_iter().enumerate() {
+            let found =
+                self.backward(&loss, &name, route.as_deref(), &leaves, index + 1 < count)?;
+            for (id, gradient) in &found {
+                match grads.sum.get(id) {
+                    Some(sum) => {
+                        let sum = sum.f_add(gradient)?;
+                        grads.sum.insert(id.clone(), sum);
+                    }
+                    None if by_term => {
+                        // The sum is changed in place later; the term's own gradient is not.
+                        grads.sum.insert(id.clone(), gradient.f_detach_copy()?);
+                    }
+                    None => {
+                        grads.sum.insert(id.clone(), gradient.shallow_clone());
+                    }
+                }
+            }
+            if by_term {
+                grads.by_term.insert(name, found);
+            }
+        }
+        if first && self.watch_modifiers {
+            self.left.without_gradient = leaves
+                .iter()
+                .filter(|(id, _)| !grads.sum.contains_key(id))
+                .map(|(id, _)| id.to_string())
+                .collect();
+        }
+        Ok(grads)
+    }
+
+    fn displaced(&mut self, displacement: &ByParam, inner: &mut Inner<'_>) -> Result<Grads> {
+        let mut restore = Restore(Vec::new());
+        {
+            let _guard = no_grad_guard();
+            for (id, shift) in displacement {
+                let value = self.parameters.value(id).ok_or_else(|| {
+                    Error::Bug(format!("an optimizer displaced the unknown parameter `{id}`"))
+                })?;
+                let mut live = value.shallow_clone();
+                let copy = live.f_detach_copy()?;
+                restore.0.push((live.shallow_clone(), copy));
+                let _ = live.f_add_(shift)?;
+            }
+        }
+        let result = inner(self);
+        drop(restore);
+        result
+    }
+
+    fn apply(&mut self, mut gradients: Grads, rule: &mut Rule<'_>) -> Result<()> {
+        let _guard = no_grad_guard();
+        if gradients.sum.is_empty() {
+            return Ok(());
+        }
+        self.left.gradient_norm = Some(gradients.norm()?);
+        self.left.changed = vec![false; self.modifiers.len()];
+        self.modify(&mut gradients, Site::Gradient)?;
+        for (id, gradient) in &mut gradients.sum {
+            let value = self.parameters.value(id).ok_or_else(|| {
+                Error::Bug(format!("a gradient names the unknown parameter `{id}`"))
+            })?;
+            let learning_rate_factor = factor(self.factors, &id.group);
+            rule(RuleContext { id, value, learning_rate_factor }, gradient)?;
+        }
+        self.modify(&mut gradients, Site::Update)?;
+        for (id, step) in &gradients.sum {
+            if let Some(value) = self.parameters.value(id) {
+                let _ = value.shallow_clone().f_add_(step)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn active(&self) -> Vec<GroupId> {
+        self.active.iter().cloned().collect()
+    }
+
+    fn value(&self, id: &ParamId) -> Option<Tensor> {
+        self.parameters.value(id).map(Tensor::shallow_clone)
+    }
+}
+
+impl Step<'_> {
+    fn modify(&mut self, gradients: &mut Grads, site: Site) -> Result<()> {
+        if !self.modifiers.iter().any(|m| m.plugin.site() == site) {
+            return Ok(());
+        }
+        let split = self.model.fusion.split(&self.left.outputs)?;
+        let view = StepView {
+            parameters: self.parameters,
+            outputs: &self.left.outputs,
+            split: split.as_ref(),
+            labels: &self.batch.targets.labels,
+            epoch: self.epoch,
+            step: self.global_step,
+        };
+        for (index, modifier) in self.modifiers.iter_mut().enumerate() {
+            if modifier.plugin.site() != site {
+                continue;
+            }
+            let before = if self.watch_modifiers { Some(copied(&gradients.sum)?) } else { None };
+            guarded(&modifier.name, || modifier.plugin.modify(gradients, &view))?;
+            if let Some(before) = before {
+                self.left.changed[index] = before != gradients.sum;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts displaced weights back when it is dropped: on return, on error and on panic.
+struct Restore(Vec<(Tensor, Tensor)>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let _guard = no_grad_guard();
+        // In reverse, should one parameter ever be displaced twice.
+        for (live, copy) in self.0.iter_mut().rev() {
+            // Same shape, kind and device: this copy cannot be refused.
+            let _ = live.f_copy_(copy);
+        }
+    }
+}
+
+/// Product of all controllers' factors for a group.
+pub(super) fn factor(factors: &Factors, group: &GroupId) -> f64 {
+    let group = group.to_string();
+    factors.iter().flat_map(|own| [own.get(ALL_GROUPS), own.get(&group)]).flatten().product()
+}
+
+fn detached(outputs: &Outputs) -> Result<Outputs> {
+    let each = |tensors: &ByModality<Tensor>| -> Result<ByModality<Tensor>> {
+        let mut tensors = share(tensors);
+        for tensor in tensors.values_mut() {
+            *tensor = tensor.f_detach()?;
+        }
+        Ok(tensors)
+    };
+    Ok(Outputs {
+        features: each(&outputs.features)?,
+        logits: each(&outputs.logits)?,
+        joint: outputs.joint.as_ref().map(Tensor::f_detach).transpose()?,
+    })
+}
+
+fn copied(tensors: &ByParam) -> Result<ByParam> {
+    tensors.iter().map(|(id, tensor)| Ok((id.clone(), tensor.f_detach_copy()?))).collect()
+}

@@ -1,0 +1,1071 @@
+//! The training loop: phases, epochs and steps, resumable between any two steps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use mie_record::{At, Cost, Event, EventWriter, Manifest, MetricsWriter, RunDir, RunLock, Summary};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use super::checkpoint::{self, Bundle};
+use super::checks::{self, Wanted};
+use super::evaluate::{Evaluation, FUSED, Settings, evaluate};
+use super::operations::Operations;
+use super::step::{ALL_GROUPS, Factors, Left, Plugged, Step, factor};
+use super::{Existing, Observer, StepProgress, TrainOptions};
+use crate::batch::Batch;
+use crate::config::{Resolved, SelectionSplit};
+use crate::data::{Batches, DataSource, Request, TestAccess, mix};
+use crate::error::{Error, Result, guarded};
+use crate::family::{
+    Boundary, Controller, Directive, GradientModifier, Load, Mode, Moment, Objective, Optimizer,
+    Persist, Phase, Report, Score, Split, State, Strategy, SubStep,
+};
+use crate::model::Model;
+use crate::parameters::{GroupId, Parameters};
+use crate::random::{Purpose, Seed};
+
+/// How a call to train ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The run is finished; this is its summary.
+    Finished(Box<Summary>),
+    /// The observer broke it off; a checkpoint is saved.
+    Interrupted,
+}
+
+/// Where a run stands; everything but tensors and plugin state that a resumed run needs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Cursor {
+    phase_index: usize,
+    phase: Option<Phase>,
+    epoch: usize,
+    step: u64,
+    global_step: u64,
+    /// Passes over training data begun: names order and augmentation of the current one.
+    epochs_drawn: u64,
+    /// Passes that plugins asked for.
+    plugin_passes: u64,
+    best: Option<Best>,
+    end_phase: bool,
+    factors: Factors,
+    term_weights: BTreeMap<String, f64>,
+    scores: BTreeMap<String, f64>,
+    epoch_sums: BTreeMap<String, f64>,
+    epoch_samples: u64,
+    epoch_seconds: f64,
+    epoch_wait_seconds: f64,
+    cost: Cost,
+    metrics_position: u64,
+    /// Modifiers that have changed a gradient so far.
+    modifiers_changed: BTreeSet<usize>,
+    /// Refreshes in force: modifier and name of the file.
+    refreshed: BTreeMap<usize, String>,
+    warned: BTreeSet<String>,
+    marks: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Best {
+    score: f64,
+    name: String,
+    at: At,
+}
+
+/// Values of a step that are still on the device.
+struct Pending {
+    at: At,
+    learning_rate: f64,
+    samples: u64,
+    terms: Vec<(String, Tensor)>,
+    correct: Vec<(String, Tensor)>,
+    gradient_norm: Option<Tensor>,
+}
+
+pub(super) struct Trainer<'a> {
+    resolved: &'a Resolved,
+    device: Device,
+    run: RunDir,
+    _lock: RunLock,
+    source: Arc<DataSource>,
+    model: Model,
+    parameters: Parameters,
+    objectives: Vec<Plugged<dyn Objective>>,
+    optimizer: Plugged<dyn Optimizer>,
+    modifiers: Vec<Plugged<dyn GradientModifier>>,
+    controllers: Vec<Plugged<dyn Controller>>,
+    strategy: Plugged<dyn Strategy>,
+    cursor: Cursor,
+    /// Selection on the test split was asked for.
+    access: Option<TestAccess>,
+    metrics: MetricsWriter,
+    /// Open once the run is known to go on.
+    board: Option<EventWriter>,
+    pending: Vec<Pending>,
+    latest_loss: Option<f64>,
+    finished: Option<Summary>,
+    last_wall: Instant,
+    settings: Settings,
+}
+
+impl<'a> Trainer<'a> {
+    /// Builds everything, checks that it fits together, and opens or resumes the run directory.
+    pub(super) fn open(
+        resolved: &'a Resolved,
+        options: &TrainOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let experiment = &resolved.experiment;
+        let device = options.device;
+        let source = Arc::new(super::open_data(experiment, &options.data_dir)?);
+        let classes = source.classes().len();
+        let (model, parameters) =
+            Model::build(experiment, &source.layouts, &source.fillers, classes, device)?;
+        let (objectives, modifiers, controllers) = build_plugins(resolved)?;
+        let optimizer = plug("optimizer", experiment.optimizer.typetag_name(), || {
+            experiment.optimizer.build()
+        })?;
+        let mut strategy =
+            plug("strategy", experiment.strategy.typetag_name(), || experiment.strategy.build())?;
+        let wanted = wanted(&model, &objectives, &modifiers, &controllers, experiment);
+        checks::dry_run(&model, &source.layouts, classes, &wanted, device)?;
+        checks::check_splits(
+            experiment,
+            &wanted,
+            !source.is_empty(Split::Valid),
+            !source.is_empty(Split::Test),
+        )?;
+        checks::phases(strategy.plugin.as_mut(), &model.modalities())?;
+        // Asking a strategy for its phases may have moved its state.
+        strategy.plugin = experiment.strategy.build()?;
+        if source.len(Split::Train) < experiment.data.batch_size && experiment.data.drop_last {
+            return Err(Error::refused(
+                format!(
+                    "{} training samples do not fill a batch of {}",
+                    source.len(Split::Train),
+                    experiment.data.batch_size
+                ),
+                "lower data.batch_size, or set data.drop_last = false",
+            ));
+        }
+        let oracle = experiment.selection.split == SelectionSplit::Test;
+        let run = open_directory(resolved, options)?;
+        let lock = run.lock()?;
+        let cursor =
+            Cursor { factors: vec![BTreeMap::new(); controllers.len()], ..Cursor::default() };
+        let finished = run.read_summary()?;
+        observer.started(&run, finished.is_some());
+        let mut trainer = Self {
+            resolved,
+            device,
+            settings: Settings::of(experiment, device),
+            metrics: MetricsWriter::open(&run.metrics_path())?,
+            board: None,
+            run,
+            _lock: lock,
+            source,
+            model,
+            parameters,
+            objectives,
+            optimizer,
+            modifiers,
+            controllers,
+            strategy,
+            cursor,
+            access: oracle.then(TestAccess::granted),
+            pending: Vec::new(),
+            latest_loss: None,
+            finished,
+            last_wall: started,
+        };
+        if oracle {
+            trainer.cursor.marks.insert(mie_record::ORACLE.to_owned());
+        }
+        if trainer.source.records().iter().any(|record| !record.skipped.is_empty()) {
+            trainer.cursor.marks.insert(mie_record::SKIPPED_DATA.to_owned());
+        }
+        if trainer.finished.is_none() {
+            trainer.start_record(options)?;
+            trainer.resume(observer)?;
+            let first_step = match trainer.cursor.global_step {
+                0 => 0,
+                step => step + 1,
+            };
+            trainer.board = Some(EventWriter::create(&trainer.run.events_path(), first_step)?);
+        }
+        Ok(trainer)
+    }
+
+    /// Runs to the end, or until the observer breaks it off.
+    pub(super) fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        if let Some(summary) = self.finished.take() {
+            return Ok(Outcome::Finished(Box::new(summary)));
+        }
+        for warning in self.resolved.experiment.optimizer.warnings() {
+            self.warn(&warning, observer)?;
+        }
+        loop {
+            if self.cursor.phase.is_none() {
+                let report = Report {
+                    phase: self.cursor.phase_index,
+                    modalities: self.model.modalities(),
+                    best: self.cursor.best.as_ref().map(|best| best.score),
+                };
+                let strategy = &mut self.strategy;
+                let next = guarded(&strategy.name, || strategy.plugin.next(&report))?;
+                let Some(phase) = next else { break };
+                self.start_phase(checks::checked(phase, &self.model.modalities())?, observer)?;
+            }
+            let epochs = self.cursor.phase.as_ref().map_or(0, |phase| phase.epochs);
+            while self.cursor.epoch < epochs && !self.cursor.end_phase {
+                if self.run_epoch(observer)?.is_break() {
+                    return Ok(Outcome::Interrupted);
+                }
+            }
+            self.cursor.phase = None;
+            self.cursor.phase_index += 1;
+        }
+        self.finish(observer)
+    }
+
+    fn start_phase(&mut self, phase: Phase, observer: &mut dyn Observer) -> Result<()> {
+        if self.cursor.phase_index > 0 && phase.load == Load::Best && self.cursor.best.is_some() {
+            let weights = checkpoint::read_weights(&checkpoint::best_path(&self.run))?;
+            self.parameters.import(&weights)?;
+        }
+        let contest = self.score_name(&phase.score);
+        if self.cursor.best.as_ref().is_some_and(|best| best.name != contest) {
+            self.cursor.best = None;
+        }
+        if phase.reset_optimizer {
+            self.optimizer.plugin.reset();
+            self.cursor.factors.iter_mut().for_each(BTreeMap::clear);
+        }
+        self.cursor.epoch = 0;
+        self.cursor.step = 0;
+        self.cursor.end_phase = false;
+        let event = Event::PhaseStart {
+            at: self.at(),
+            label: phase.label.clone(),
+            modalities: phase.trained(),
+            source: (!phase.source.is_empty()).then(|| phase.source.clone()),
+            epochs: phase.epochs,
+        };
+        self.cursor.phase = Some(phase);
+        self.record(&event, observer)?;
+        self.refresh(Moment::PhaseStart, observer)?;
+        self.control(Moment::PhaseStart, observer)
+    }
+
+    fn run_epoch(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<()>> {
+        let Some(phase) = self.cursor.phase.clone() else {
+            return Err(Error::Bug("an epoch was started outside a phase".to_owned()));
+        };
+        if self.cursor.step == 0 {
+            self.cursor.epoch_sums.clear();
+            self.cursor.epoch_samples = 0;
+            self.cursor.epoch_seconds = 0.0;
+            self.cursor.epoch_wait_seconds = 0.0;
+            self.refresh(Moment::EpochStart, observer)?;
+            self.control(Moment::EpochStart, observer)?;
+        }
+        let started = Instant::now();
+        let data = &self.resolved.experiment.data;
+        let mut batches = Batches::start(
+            &self.source,
+            Request {
+                split: Split::Train,
+                mode: Mode::Training,
+                epoch: self.cursor.epochs_drawn,
+                batch_size: data.batch_size,
+                drop_last: data.drop_last,
+                modalities: phase.trained(),
+                start: self.cursor.step as usize,
+                workers: self.settings.workers,
+                prefetch: self.settings.prefetch,
+                access: None,
+            },
+        )?;
+        let total = batches.total() as u64;
+        let mut flow = ControlFlow::Continue(());
+        while let Some(host) = batches.next_batch()? {
+            let batch = host.to_device(self.device)?;
+            batches.recycle(host);
+            for (index, sub_step) in phase.sub_steps.iter().enumerate() {
+                self.step(&batch, sub_step, index as u64, observer)?;
+            }
+            self.cursor.step += 1;
+            self.cursor.global_step += 1;
+            self.cursor.cost.samples_seen += batch.len() as u64;
+            self.cursor.epoch_samples += batch.len() as u64;
+            let every = self.resolved.experiment.run.log_every_steps;
+            // On a CUDA device reading a value waits for it, so it is done now and then.
+            if self.device == Device::Cpu || self.cursor.global_step.is_multiple_of(every) {
+                self.flush(observer)?;
+            }
+            self.control(Moment::StepEnd, observer)?;
+            let progress = StepProgress {
+                done: self.cursor.step,
+                total,
+                global_step: self.cursor.global_step,
+                loss: self.latest_loss,
+            };
+            flow = observer.step(&progress);
+            let every = self.resolved.experiment.run.checkpoint_every_steps;
+            let due = every > 0 && self.cursor.global_step.is_multiple_of(every);
+            if flow.is_break() || (due && self.cursor.step < total) {
+                self.flush(observer)?;
+                self.tick(started.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
+                self.save()?;
+                self.untick(started.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
+            }
+            if flow.is_break() {
+                return Ok(flow);
+            }
+        }
+        self.flush(observer)?;
+        self.tick(started.elapsed().as_secs_f64(), batches.waited().as_secs_f64());
+        drop(batches);
+        self.end_epoch(&phase, observer)?;
+        Ok(flow)
+    }
+
+    /// Books time spent in the current epoch.
+    fn tick(&mut self, seconds: f64, waited: f64) {
+        self.cursor.epoch_seconds += seconds;
+        self.cursor.epoch_wait_seconds += waited;
+        self.cursor.cost.train_seconds += seconds;
+        self.cursor.cost.data_wait_seconds += waited;
+    }
+
+    /// Takes a booking back: the time goes on.
+    fn untick(&mut self, seconds: f64, waited: f64) {
+        self.tick(-seconds, -waited);
+    }
+
+    fn step(
+        &mut self,
+        batch: &Batch,
+        sub_step: &SubStep,
+        index: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let active = self.model.groups_of(&sub_step.modalities, &self.parameters);
+        if self.parameters.trainable(&active).next().is_none() {
+            return Ok(());
+        }
+        let mixed = self.mixed(batch, sub_step, index)?;
+        let batch = mixed.as_ref().unwrap_or(batch);
+        let first_of_phase = self.cursor.epoch == 0 && self.cursor.step == 0;
+        let mut step = Step {
+            model: &self.model,
+            parameters: &self.parameters,
+            batch,
+            active: &active,
+            run: sub_step.modalities.iter().cloned().collect(),
+            objectives: &mut self.objectives,
+            modifiers: &mut self.modifiers,
+            factors: &self.cursor.factors,
+            term_weights: &self.cursor.term_weights,
+            seed: Seed(self.resolved.experiment.seed),
+            epoch: self.cursor.epoch,
+            global_step: self.cursor.global_step,
+            sub_step: index,
+            watch_modifiers: first_of_phase,
+            left: Left::default(),
+        };
+        let optimizer = &mut self.optimizer;
+        guarded(&optimizer.name, || optimizer.plugin.step(&mut step))?;
+        let left = step.left;
+        let cost = &mut self.cursor.cost;
+        cost.steps += 1;
+        cost.forward_passes += left.forward_passes;
+        cost.backward_passes += left.backward_passes;
+        for (index, _) in left.changed.iter().enumerate().filter(|(_, changed)| **changed) {
+            self.cursor.modifiers_changed.insert(index);
+        }
+        if !left.without_gradient.is_empty() {
+            let names = left.without_gradient.join(", ");
+            self.warn(
+                &format!("these parameters are trained but get no gradient: {names}"),
+                observer,
+            )?;
+        }
+        self.remember(batch, left, &active)
+    }
+
+    fn mixed(&self, batch: &Batch, sub_step: &SubStep, index: u64) -> Result<Option<Batch>> {
+        let Some(options) = &self.resolved.experiment.data.mixup else { return Ok(None) };
+        let concerned = options.modalities.is_empty()
+            || sub_step.modalities.iter().any(|name| options.modalities.contains(name));
+        if !concerned {
+            return Ok(None);
+        }
+        let counters = [self.cursor.global_step, index];
+        let seed = Seed(self.resolved.experiment.seed);
+        mix(batch, options, &mut seed.stream(Purpose::Mixup, "", &counters)).map(Some)
+    }
+
+    fn remember(&mut self, batch: &Batch, left: Left, active: &BTreeSet<GroupId>) -> Result<()> {
+        let _guard = no_grad_guard();
+        let mut correct = Vec::new();
+        for (name, logits) in &left.outputs.logits {
+            let hits = logits.f_argmax(-1, false)?.f_eq_tensor(&batch.targets.labels)?;
+            correct.push((format!("{name}.accuracy"), hits.f_sum(Kind::Double)?));
+        }
+        let scale = active.iter().next().map_or(1.0, |group| factor(&self.cursor.factors, group));
+        self.pending.push(Pending {
+            at: self.at(),
+            learning_rate: self.optimizer.plugin.learning_rate() * scale,
+            samples: batch.len() as u64,
+            terms: left.terms,
+            correct,
+            gradient_norm: left.gradient_norm,
+        });
+        Ok(())
+    }
+
+    /// Reads back what steps left on the device; stops the run at the first value that is not
+    /// finite.
+    fn flush(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        for pending in std::mem::take(&mut self.pending) {
+            let mut terms = BTreeMap::new();
+            let mut loss = 0.0;
+            for (name, value) in &pending.terms {
+                let value = value.double_value(&[]);
+                finite(&format!("loss term `{name}`"), value, pending.at.step)?;
+                loss += value;
+                *self.cursor.epoch_sums.entry(name.clone()).or_default() +=
+                    value * pending.samples as f64;
+                terms.insert(name.clone(), value);
+            }
+            for (name, hits) in &pending.correct {
+                *self.cursor.epoch_sums.entry(name.clone()).or_default() += hits.double_value(&[]);
+            }
+            let gradient_norm = pending.gradient_norm.map(|norm| norm.double_value(&[]));
+            if let Some(norm) = gradient_norm {
+                finite("gradient norm", norm, pending.at.step)?;
+            }
+            self.latest_loss = Some(loss);
+            if pending.at.step.is_multiple_of(self.resolved.experiment.run.log_every_steps) {
+                let event = Event::Step {
+                    at: pending.at,
+                    terms,
+                    gradient_norm,
+                    learning_rate: pending.learning_rate,
+                };
+                self.record(&event, observer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_epoch(&mut self, phase: &Phase, observer: &mut dyn Observer) -> Result<()> {
+        let count = self.cursor.epoch_samples.max(1) as f64;
+        let train: BTreeMap<String, f64> =
+            self.cursor.epoch_sums.iter().map(|(name, sum)| (name.clone(), sum / count)).collect();
+        let loss =
+            train.iter().filter(|(name, _)| !name.ends_with(".accuracy")).map(|(_, v)| v).sum();
+        self.cursor.scores.insert("train.loss".to_owned(), loss);
+        for (name, value) in &train {
+            self.cursor.scores.insert(format!("train.{name}"), *value);
+        }
+        let event = Event::Epoch {
+            at: self.at(),
+            train,
+            seconds: self.cursor.epoch_seconds,
+            samples: self.cursor.epoch_samples,
+            data_wait_seconds: self.cursor.epoch_wait_seconds,
+        };
+        self.record(&event, observer)?;
+        if let Some(split) = self.resolved.experiment.selection.split.split() {
+            let evaluation = self.evaluate(split, self.access, observer)?;
+            self.select(phase, &evaluation, observer)?;
+        }
+        self.control(Moment::EpochEnd, observer)?;
+        self.cursor.epoch += 1;
+        self.cursor.step = 0;
+        self.cursor.epochs_drawn += 1;
+        let every = self.resolved.experiment.run.checkpoint_every_epochs;
+        if self.cursor.epoch.is_multiple_of(every) || self.cursor.epoch == phase.epochs {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(
+        &mut self,
+        split: Split,
+        access: Option<TestAccess>,
+        observer: &mut dyn Observer,
+    ) -> Result<Evaluation> {
+        let evaluation = evaluate(&self.model, &self.source, split, &self.settings, access)?;
+        self.cursor.cost.evaluate_seconds += evaluation.seconds;
+        let outputs = evaluation.metrics();
+        for (name, metrics) in &outputs {
+            for (metric, value) in [
+                ("accuracy", metrics.accuracy),
+                ("macro_f1", metrics.macro_f1),
+                ("mean_average_precision", metrics.mean_average_precision),
+                ("loss", metrics.loss),
+            ] {
+                let key = format!("{}.{name}.{metric}", split.name());
+                self.cursor.scores.insert(key, value);
+            }
+        }
+        let event = Event::Evaluation {
+            at: self.at(),
+            split: split.name().to_owned(),
+            outputs,
+            seconds: evaluation.seconds,
+        };
+        self.record(&event, observer)?;
+        Ok(evaluation)
+    }
+
+    fn select(
+        &mut self,
+        phase: &Phase,
+        evaluation: &Evaluation,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let output = match &phase.score {
+            Score::Fused => FUSED,
+            Score::Modality(name) => name,
+        };
+        let metric = self.resolved.experiment.selection.metric;
+        let report = evaluation.outputs.get(output).ok_or_else(|| {
+            Error::refused(
+                format!("the strategy selects by `{output}`, which evaluation does not report"),
+                "set head.unimodal = true, or choose a strategy that selects by the fused output",
+            )
+        })?;
+        let score = match metric {
+            crate::config::Metric::Accuracy => report.accuracy,
+            crate::config::Metric::MacroF1 => report.macro_f1,
+            crate::config::Metric::MeanAveragePrecision => report.mean_average_precision,
+        };
+        if self.cursor.best.as_ref().is_some_and(|best| score <= best.score) {
+            return Ok(());
+        }
+        let name = self.score_name(&phase.score);
+        let mut bundle = Bundle::default();
+        bundle.put("weights", self.weights()?);
+        bundle.write(&checkpoint::best_path(&self.run))?;
+        let at = self.at();
+        self.record(&Event::Best { at, score_name: name.clone(), score }, observer)?;
+        self.cursor.best = Some(Best { score, name, at });
+        Ok(())
+    }
+
+    fn score_name(&self, score: &Score) -> String {
+        let selection = &self.resolved.experiment.selection;
+        let output = match score {
+            Score::Fused => FUSED,
+            Score::Modality(name) => name,
+        };
+        match selection.split.split() {
+            Some(split) => format!("{} {} {output}", split.name(), selection.metric.name()),
+            None => "last weights".to_owned(),
+        }
+    }
+
+    fn finish(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        if self.cursor.best.is_some() {
+            let weights = checkpoint::read_weights(&checkpoint::best_path(&self.run))?;
+            self.parameters.import(&weights)?;
+        } else {
+            let mut bundle = Bundle::default();
+            bundle.put("weights", self.weights()?);
+            bundle.write(&checkpoint::best_path(&self.run))?;
+        }
+        let inert: Vec<String> = self
+            .modifiers
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !self.cursor.modifiers_changed.contains(index))
+            .map(|(_, modifier)| modifier.name.clone())
+            .collect();
+        for name in inert {
+            self.warn(
+                &format!("{name} changed no gradient in this run: it did nothing"),
+                observer,
+            )?;
+            self.cursor.marks.insert("inert modifier".to_owned());
+        }
+        let mut outputs = BTreeMap::new();
+        let mut confusion = BTreeMap::new();
+        for split in [Split::Valid, Split::Test] {
+            if self.source.is_empty(split) {
+                continue;
+            }
+            // Selection is over.
+            let evaluation = self.evaluate(split, Some(TestAccess::granted()), observer)?;
+            outputs.insert(split.name().to_owned(), evaluation.metrics());
+            if split == Split::Test {
+                for (name, report) in evaluation.outputs {
+                    confusion.insert(name, report.confusion);
+                }
+            }
+        }
+        self.book_wall();
+        self.cursor.cost.peak_memory_bytes = crate::device::peak_memory_bytes();
+        let best = self.cursor.best.clone();
+        let summary = Summary {
+            experiment: self.resolved.experiment.name.clone(),
+            fingerprint: self.resolved.fingerprint()?,
+            seed: self.resolved.experiment.seed,
+            finished_unix_seconds: now(),
+            selection: best.as_ref().map_or("last weights".to_owned(), |best| best.name.clone()),
+            marks: self.cursor.marks.iter().cloned().collect(),
+            best: best.map_or_else(|| self.at(), |best| best.at),
+            outputs,
+            confusion,
+            cost: self.cursor.cost,
+        };
+        self.run.write_summary(&summary)?;
+        Ok(Outcome::Finished(Box::new(summary)))
+    }
+
+    fn refresh(&mut self, moment: Moment, observer: &mut dyn Observer) -> Result<()> {
+        let at = self.boundary(moment);
+        let mut warnings = Vec::new();
+        for index in 0..self.objectives.len() {
+            let started = Instant::now();
+            let objective = &mut self.objectives[index];
+            let mut run = Operations {
+                experiment: &self.resolved.experiment,
+                source: &self.source,
+                model: &self.model,
+                parameters: &self.parameters,
+                device: self.device,
+                passes: &mut self.cursor.plugin_passes,
+                forward_passes: &mut self.cursor.cost.forward_passes,
+                warnings: &mut warnings,
+            };
+            guarded(&objective.name, || objective.plugin.refresh(&mut run, &at))?;
+            self.cursor.cost.refresh_seconds += started.elapsed().as_secs_f64();
+        }
+        for index in 0..self.modifiers.len() {
+            let started = Instant::now();
+            let modifier = &mut self.modifiers[index];
+            let mut run = Operations {
+                experiment: &self.resolved.experiment,
+                source: &self.source,
+                model: &self.model,
+                parameters: &self.parameters,
+                device: self.device,
+                passes: &mut self.cursor.plugin_passes,
+                forward_passes: &mut self.cursor.cost.forward_passes,
+                warnings: &mut warnings,
+            };
+            let report = guarded(&modifier.name, || modifier.plugin.refresh(&mut run, &at))?;
+            let Some(report) = report else { continue };
+            let seconds = started.elapsed().as_secs_f64();
+            self.cursor.cost.refresh_seconds += seconds;
+            let state = modifier.plugin.refreshed()?;
+            let plugin = modifier.name.clone();
+            let file = format!("phase{}-epoch{}-modifier{index}", at.phase, at.epoch);
+            let mut bundle = Bundle::default();
+            bundle.put("refreshed", state);
+            bundle.write(&checkpoint::refresh_path(&self.run, &file))?;
+            self.cursor.refreshed.insert(index, file);
+            let event = Event::Refresh { at: self.at(), plugin, report, seconds };
+            self.record(&event, observer)?;
+        }
+        self.warn_all(warnings, observer)
+    }
+
+    fn control(&mut self, moment: Moment, observer: &mut dyn Observer) -> Result<()> {
+        if self.controllers.is_empty() {
+            return Ok(());
+        }
+        let at = self.boundary(moment);
+        let mut warnings = Vec::new();
+        for index in 0..self.controllers.len() {
+            let controller = &mut self.controllers[index];
+            let mut run = Operations {
+                experiment: &self.resolved.experiment,
+                source: &self.source,
+                model: &self.model,
+                parameters: &self.parameters,
+                device: self.device,
+                passes: &mut self.cursor.plugin_passes,
+                forward_passes: &mut self.cursor.cost.forward_passes,
+                warnings: &mut warnings,
+            };
+            let directives = guarded(&controller.name, || controller.plugin.after(&at, &mut run))?;
+            let name = controller.name.clone();
+            for directive in directives {
+                self.obey(index, &name, directive)?;
+            }
+        }
+        self.warn_all(warnings, observer)
+    }
+
+    fn obey(&mut self, controller: usize, name: &str, directive: Directive) -> Result<()> {
+        let impossible = |what: String| Err(Error::Bug(format!("{name} asks for {what}")));
+        match directive {
+            Directive::LearningRateFactor { group, factor } => {
+                if !(factor >= 0.0 && factor.is_finite()) {
+                    return impossible(format!("the learning rate factor {factor}"));
+                }
+                let key = group.map_or_else(|| ALL_GROUPS.to_owned(), |group| group.to_string());
+                self.cursor.factors[controller].insert(key, factor);
+            }
+            Directive::Freeze(group) | Directive::Thaw(group)
+                if self.parameters.group(&group).is_none() =>
+            {
+                return impossible(format!("the unknown group `{group}`"));
+            }
+            Directive::Freeze(group) => self.set_frozen(&group, true),
+            Directive::Thaw(group) => self.set_frozen(&group, false),
+            Directive::TermWeight { term, weight } => {
+                self.cursor.term_weights.insert(term, weight);
+            }
+            Directive::EndPhase => self.cursor.end_phase = true,
+        }
+        Ok(())
+    }
+
+    fn set_frozen(&mut self, group: &GroupId, frozen: bool) {
+        if let Some(group) = self.parameters.group_mut(group) {
+            group.frozen = frozen;
+        }
+    }
+
+    fn boundary(&self, moment: Moment) -> Boundary {
+        let phase = self.cursor.phase.as_ref();
+        Boundary {
+            moment,
+            phase: self.cursor.phase_index,
+            epoch: self.cursor.epoch,
+            epochs: phase.map_or(0, |phase| phase.epochs),
+            step: self.cursor.step,
+            global_step: self.cursor.global_step,
+            trained: phase.map(Phase::trained).unwrap_or_default(),
+            source: phase.map(|phase| phase.source.clone()).unwrap_or_default(),
+            scores: self.cursor.scores.clone(),
+        }
+    }
+
+    fn at(&self) -> At {
+        At {
+            phase: self.cursor.phase_index,
+            epoch: self.cursor.epoch,
+            step: self.cursor.global_step,
+        }
+    }
+
+    fn record(&mut self, event: &Event, observer: &mut dyn Observer) -> Result<()> {
+        self.metrics.write(event)?;
+        self.draw(event)?;
+        observer.event(event);
+        Ok(())
+    }
+
+    /// Passes the scalars of an event on to TensorBoard.
+    fn draw(&mut self, event: &Event) -> Result<()> {
+        let (step, scalars): (u64, Vec<(String, f64)>) = match event {
+            Event::Step { at, terms, gradient_norm, learning_rate } => {
+                let mut all: Vec<_> =
+                    terms.iter().map(|(name, value)| (format!("step/{name}"), *value)).collect();
+                all.extend(gradient_norm.map(|norm| ("step/gradient_norm".to_owned(), norm)));
+                all.push(("step/learning_rate".to_owned(), *learning_rate));
+                (at.step, all)
+            }
+            Event::Epoch { at, train, .. } => {
+                let named = |(name, value): (&String, &f64)| (format!("train/{name}"), *value);
+                (at.step, train.iter().map(named).collect())
+            }
+            Event::Evaluation { at, split, outputs, .. } => {
+                let each = |(name, metrics): (&String, &mie_record::OutputMetrics)| {
+                    [
+                        (format!("{split}/{name}/accuracy"), metrics.accuracy),
+                        (format!("{split}/{name}/macro_f1"), metrics.macro_f1),
+                        (format!("{split}/{name}/loss"), metrics.loss),
+                    ]
+                };
+                (at.step, outputs.iter().flat_map(each).collect())
+            }
+            _ => return Ok(()),
+        };
+        let scalars = scalars.iter().map(|(name, value)| (name.as_str(), *value));
+        match &mut self.board {
+            Some(board) => Ok(board.scalars(step, scalars)?),
+            None => Ok(()),
+        }
+    }
+
+    fn warn(&mut self, message: &str, observer: &mut dyn Observer) -> Result<()> {
+        if !self.cursor.warned.insert(message.to_owned()) {
+            return Ok(());
+        }
+        self.record(&Event::Warning { at: self.at(), message: message.to_owned() }, observer)
+    }
+
+    fn warn_all(&mut self, messages: Vec<String>, observer: &mut dyn Observer) -> Result<()> {
+        messages.into_iter().try_for_each(|message| self.warn(&message, observer))
+    }
+
+    fn book_wall(&mut self) {
+        self.cursor.cost.wall_seconds += self.last_wall.elapsed().as_secs_f64();
+        self.last_wall = Instant::now();
+    }
+
+    fn weights(&self) -> Result<State> {
+        Ok(State { tensors: self.parameters.export()?, values: serde_json::Map::new() })
+    }
+
+    fn parts(&mut self) -> Vec<(String, &mut dyn Persist)> {
+        let mut parts: Vec<(String, &mut dyn Persist)> = vec![
+            ("optimizer".to_owned(), self.optimizer.plugin.as_mut()),
+            ("strategy".to_owned(), self.strategy.plugin.as_mut()),
+            ("fusion".to_owned(), self.model.fusion.as_mut()),
+        ];
+        for (index, plugged) in self.objectives.iter_mut().enumerate() {
+            parts.push((format!("objectives.{index}"), plugged.plugin.as_mut()));
+        }
+        for (index, plugged) in self.modifiers.iter_mut().enumerate() {
+            parts.push((format!("gradient_modifiers.{index}"), plugged.plugin.as_mut()));
+        }
+        for (index, plugged) in self.controllers.iter_mut().enumerate() {
+            parts.push((format!("controllers.{index}"), plugged.plugin.as_mut()));
+        }
+        parts
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.book_wall();
+        self.cursor.metrics_position = self.metrics.position()?;
+        let mut bundle = Bundle::default();
+        bundle.put("weights", self.weights()?);
+        for (name, part) in self.parts() {
+            bundle.put(name, part.state()?);
+        }
+        let bug = |e: serde_json::Error| Error::Bug(format!("a cursor cannot be written: {e}"));
+        let frozen: Vec<String> = self
+            .parameters
+            .groups()
+            .filter(|(_, group)| group.frozen)
+            .map(|(id, _)| id.to_string())
+            .collect();
+        let mut cursor = State::default();
+        cursor.values.insert("at".to_owned(), serde_json::to_value(&self.cursor).map_err(bug)?);
+        cursor.values.insert("frozen".to_owned(), Value::from(frozen));
+        bundle.put("cursor", cursor);
+        let last = checkpoint::last_path(&self.run);
+        if last.exists() {
+            let previous = checkpoint::previous_path(&self.run);
+            std::fs::rename(&last, &previous).map_err(Error::io("rename", &last))?;
+        }
+        bundle.write(&last)
+    }
+
+    /// Loads the last checkpoint, or the one before it should that be damaged.
+    fn resume(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let mut damaged = Vec::new();
+        for file in [checkpoint::last_path(&self.run), checkpoint::previous_path(&self.run)] {
+            if !file.exists() {
+                continue;
+            }
+            match Bundle::read(&file) {
+                Ok(bundle) => {
+                    self.load(bundle)?;
+                    let from = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    self.record(&Event::Resumed { at: self.at(), from }, observer)?;
+                    return self.warn_all(damaged, observer);
+                }
+                Err(error) => damaged.push(format!("{error}; falling back to the one before it")),
+            }
+        }
+        // No checkpoint was finished: the run starts over.
+        self.metrics.truncate_to(0)?;
+        self.warn_all(damaged, observer)
+    }
+
+    fn load(&mut self, mut bundle: Bundle) -> Result<()> {
+        let cursor = bundle.take("cursor");
+        let bug = |e: serde_json::Error| Error::Bug(format!("a cursor cannot be read: {e}"));
+        let at = cursor.values.get("at").cloned().unwrap_or(Value::Null);
+        self.cursor = serde_json::from_value(at).map_err(bug)?;
+        self.parameters.import(&bundle.take("weights").tensors)?;
+        let frozen: Vec<String> = cursor
+            .values
+            .get("frozen")
+            .and_then(Value::as_array)
+            .map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            .unwrap_or_default();
+        for id in self.parameters.ids() {
+            self.set_frozen(&id, frozen.contains(&id.to_string()));
+        }
+        let device = self.device;
+        for (name, part) in self.parts() {
+            part.load_state(on_device(bundle.take(&name), device)?)?;
+        }
+        for (index, file) in self.cursor.refreshed.clone() {
+            let mut refreshed = Bundle::read(&checkpoint::refresh_path(&self.run, &file))?;
+            let state = on_device(refreshed.take("refreshed"), device)?;
+            if let Some(modifier) = self.modifiers.get_mut(index) {
+                modifier.plugin.load_refreshed(state)?;
+            }
+        }
+        self.metrics.truncate_to(self.cursor.metrics_position)?;
+        Ok(())
+    }
+
+    fn start_record(&self, options: &TrainOptions) -> Result<()> {
+        if self.run.manifest_path().exists() {
+            return Ok(());
+        }
+        let experiment = &self.resolved.experiment;
+        let mut plugins: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut add = |family: &str, name: &str| {
+            plugins.entry(family.to_owned()).or_default().push(name.to_owned());
+        };
+        add("dataset", experiment.dataset.typetag_name());
+        add("fusion", experiment.fusion.typetag_name());
+        add("optimizer", experiment.optimizer.typetag_name());
+        add("strategy", experiment.strategy.typetag_name());
+        for modality in experiment.modalities.values() {
+            add("modality", modality.input.typetag_name());
+            add("encoder", modality.encoder.typetag_name());
+        }
+        experiment.also_evaluate.iter().for_each(|p| add("fusion", p.typetag_name()));
+        experiment.objectives.iter().for_each(|p| add("objective", p.typetag_name()));
+        experiment.controllers.iter().for_each(|p| add("controller", p.typetag_name()));
+        experiment
+            .gradient_modifiers
+            .iter()
+            .for_each(|p| add("gradient_modifier", p.typetag_name()));
+        let mut deviations = experiment.deviations.clone();
+        for (fact, value) in self.source.facts() {
+            deviations.insert(format!("dataset.{fact}"), value.to_string());
+        }
+        deviations.insert("data_dir".to_owned(), options.data_dir.display().to_string());
+        self.run.write_config(&self.resolved.to_toml()?)?;
+        self.run.write_manifest(&Manifest {
+            format: Manifest::FORMAT,
+            experiment: experiment.name.clone(),
+            fingerprint: self.resolved.fingerprint()?,
+            seed: experiment.seed,
+            created_unix_seconds: now(),
+            versions: BTreeMap::from([
+                ("mie".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+                ("tch".to_owned(), "0.24.0".to_owned()),
+                ("libtorch".to_owned(), "2.11.0".to_owned()),
+            ]),
+            commit: commit(),
+            device: crate::device::name(self.device),
+            threads: tch::get_num_threads() as usize,
+            host_os: std::env::consts::OS.to_owned(),
+            data: self.source.records(),
+            marks: self.cursor.marks.iter().cloned().collect(),
+            plugins,
+            deviations,
+        })?;
+        Ok(())
+    }
+}
+
+fn open_directory(resolved: &Resolved, options: &TrainOptions) -> Result<RunDir> {
+    let fingerprint = resolved.fingerprint()?;
+    let name = &resolved.experiment.name;
+    let path = options.runs_dir.join(name).join(&fingerprint);
+    let Ok(run) = RunDir::open(&path) else {
+        return Ok(RunDir::create(&options.runs_dir, name, &fingerprint)?);
+    };
+    if options.existing == Existing::Refuse && run.read_summary()?.is_none() {
+        return Err(Error::refused(
+            format!("run {} exists and is not finished", path.display()),
+            "add --resume to go on from its last checkpoint, or remove the folder to start over",
+        ));
+    }
+    Ok(run)
+}
+
+type Plugins =
+    (Vec<Plugged<dyn Objective>>, Vec<Plugged<dyn GradientModifier>>, Vec<Plugged<dyn Controller>>);
+
+fn build_plugins(resolved: &Resolved) -> Result<Plugins> {
+    let experiment = &resolved.experiment;
+    let objectives = experiment
+        .objectives
+        .iter()
+        .map(|config| plug("objective", config.typetag_name(), || config.build()))
+        .collect::<Result<_>>()?;
+    let modifiers = experiment
+        .gradient_modifiers
+        .iter()
+        .map(|config| plug("gradient modifier", config.typetag_name(), || config.build()))
+        .collect::<Result<_>>()?;
+    let controllers = experiment
+        .controllers
+        .iter()
+        .map(|config| plug("controller", config.typetag_name(), || config.build()))
+        .collect::<Result<_>>()?;
+    Ok((objectives, modifiers, controllers))
+}
+
+fn plug<T: ?Sized>(
+    family: &str,
+    name: &str,
+    build: impl FnOnce() -> Result<Box<T>>,
+) -> Result<Plugged<T>> {
+    let name = format!("{family} `{name}`");
+    let plugin = guarded(&name, build)?;
+    Ok(Plugged { name, plugin })
+}
+
+fn wanted(
+    model: &Model,
+    objectives: &[Plugged<dyn Objective>],
+    modifiers: &[Plugged<dyn GradientModifier>],
+    controllers: &[Plugged<dyn Controller>],
+    experiment: &crate::config::Experiment,
+) -> Vec<Wanted> {
+    let mut wanted = vec![Wanted {
+        plugin: format!("fusion `{}`", experiment.fusion.typetag_name()),
+        needs: model.fusion.needs(),
+    }];
+    let mut add = |plugin: &str, needs| wanted.push(Wanted { plugin: plugin.to_owned(), needs });
+    model.also.iter().for_each(|(name, rule)| add(&format!("fusion `{name}`"), rule.needs()));
+    objectives.iter().for_each(|p| add(&p.name, p.plugin.needs()));
+    modifiers.iter().for_each(|p| add(&p.name, p.plugin.needs()));
+    controllers.iter().for_each(|p| add(&p.name, p.plugin.needs()));
+    wanted
+}
+
+fn on_device(mut state: State, device: Device) -> Result<State> {
+    for tensor in state.tensors.values_mut() {
+        *tensor = tensor.f_to_device(device)?;
+    }
+    Ok(state)
+}
+
+fn finite(what: &str, value: f64, step: u64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::NonFinite {
+        what: what.to_owned(),
+        step,
+        detail: format!(
+            "it is {value}; lower the learning rate or the SAM radius, or check the inputs. The \
+             last checkpoint is from before this step"
+        ),
+    })
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+/// Commit of the source tree this was built from, where git tells.
+fn commit() -> Option<String> {
+    option_env!("MIE_COMMIT").map(str::to_owned)
+}

@@ -1,0 +1,204 @@
+//! Datasets: samples, labels, splits and where each raw thing lies.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::plugin_family;
+use crate::error::Result;
+use crate::random::Seed;
+
+/// A part of a dataset.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Samples to learn from.
+    Train,
+    /// Samples to choose by: checkpoints, schedules, hyper-parameters.
+    Valid,
+    /// Samples to report on, once. Locked during training.
+    Test,
+}
+
+impl Split {
+    /// All splits.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Valid, Self::Test];
+
+    /// Name used in records and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// A labelled sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Name that is unique in the dataset and stable over versions.
+    pub id: String,
+    /// Class, from 0.
+    pub label: usize,
+}
+
+/// The raw thing of a modality, before it is decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Raw<'a> {
+    /// A file.
+    File(PathBuf),
+    /// Several files in order, such as frames.
+    Files(Vec<PathBuf>),
+    /// Text.
+    Text(&'a str),
+    /// 8-bit grey pixels, row by row.
+    Grey {
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// `width * height` values.
+        pixels: &'a [u8],
+    },
+    /// Numbers.
+    Values(&'a [f32]),
+}
+
+impl Raw<'_> {
+    /// Says what kind of thing this is, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "a file",
+            Self::Files(_) => "several files",
+            Self::Text(_) => "text",
+            Self::Grey { .. } => "grey pixels",
+            Self::Values(_) => "numbers",
+        }
+    }
+}
+
+/// What a complete copy of the dataset holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Samples of each split.
+    pub samples: BTreeMap<Split, usize>,
+    /// Samples of each class in each split, where published.
+    pub classes: BTreeMap<Split, Vec<usize>>,
+}
+
+/// A file that `mie data fetch` brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchFile {
+    /// Public address.
+    pub address: String,
+    /// Where it goes, relative to the dataset's folder.
+    pub path: String,
+    /// SHA-256 in hexadecimal, when it is published or was recorded.
+    pub sha256: Option<String>,
+    /// For an archive: how its entries are placed; `None` keeps the file as it is.
+    pub unpack: Option<Unpack>,
+}
+
+/// How entries of a fetched archive are placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpack {
+    /// Only entries whose path contains this are taken.
+    pub containing: String,
+    /// Folder, relative to the dataset's folder, that gets them under their file names.
+    pub into: String,
+}
+
+/// How to get a dataset that is published freely.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fetch {
+    /// Folder to fill.
+    pub root: PathBuf,
+    /// What to bring.
+    pub files: Vec<FetchFile>,
+    /// Licence and origin, shown before anything is fetched.
+    pub notice: String,
+}
+
+/// What a dataset knows when it is opened.
+#[derive(Debug, Clone)]
+pub struct OpenContext {
+    /// Folder against which relative paths of the configuration are resolved.
+    pub base: PathBuf,
+    /// Seed of the run.
+    pub seed: Seed,
+}
+
+impl OpenContext {
+    /// Resolves a configured path.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        if path.is_absolute() { path.to_owned() } else { self.base.join(path) }
+    }
+}
+
+/// Configuration of a dataset.
+#[typetag::serde(tag = "name")]
+pub trait DatasetConfig: Debug + Send + Sync {
+    /// Checks the options against each other and their ranges.
+    ///
+    /// # Errors
+    /// Names the option, what was found and what was expected.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Reads lists and labels; leaves media alone.
+    ///
+    /// # Errors
+    /// Names the file and position that is missing or broken.
+    fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>>;
+
+    /// Says how to get the files, for a dataset that is published freely.
+    fn fetch(&self, _context: &OpenContext) -> Option<Fetch> {
+        None
+    }
+}
+
+/// An opened dataset; shared by the loader's workers.
+pub trait Dataset: Send + Sync {
+    /// Class names, in label order.
+    fn classes(&self) -> &[String];
+
+    /// Samples of a split in their published order; empty when there is no such split.
+    fn samples(&self, split: Split) -> &[Sample];
+
+    /// Names of the modalities it holds.
+    fn modalities(&self) -> Vec<String>;
+
+    /// Finds the raw thing of `modality` of the sample at `index` of `split`.
+    ///
+    /// # Errors
+    /// When there is no such modality, or reading fails.
+    fn raw(&self, split: Split, index: usize, modality: &str) -> Result<Raw<'_>>;
+
+    /// What a complete copy holds.
+    fn expected(&self) -> Expected {
+        Expected::default()
+    }
+
+    /// Facts worth recording with a run, e.g. the best accuracy possible on generated data.
+    fn facts(&self) -> serde_json::Map<String, serde_json::Value> {
+        serde_json::Map::new()
+    }
+}
+
+plugin_family!(Dataset, DatasetConfig);

@@ -1,0 +1,53 @@
+//! Encoders: tensors to a feature, stage by stage.
+
+use std::fmt::Debug;
+
+use super::TensorLayout;
+use crate::batch::Named;
+use crate::catalogue::plugin_family;
+use crate::error::Result;
+use crate::layers::{Layer, Pass};
+use crate::parameters::Builder;
+
+/// Sizes of a sample's tensors, without the batch dimension.
+pub type Sizes = [TensorLayout];
+
+/// Configuration of an encoder.
+#[typetag::serde(tag = "name")]
+pub trait EncoderConfig: Debug + Send + Sync {
+    /// Checks the options against each other and their ranges.
+    ///
+    /// # Errors
+    /// Names the option, what was found and what was expected.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Creates the layers for inputs of the given sizes.
+    ///
+    /// # Errors
+    /// When the sizes do not fit, or an option is out of range.
+    fn build(&self, inputs: &Sizes, at: &Builder<'_>) -> Result<Box<dyn Encoder>>;
+}
+
+/// Maps the tensors of a modality to its feature.
+pub trait Encoder: Send {
+    /// Number of stages; a fusion may act between them.
+    fn stages(&self) -> usize {
+        1
+    }
+
+    /// Runs stage `index`; the last one leaves the feature `[batch, width]` in `value`.
+    ///
+    /// # Errors
+    /// When the tensors do not fit.
+    fn stage(&self, index: usize, x: Named, pass: &mut Pass<'_>) -> Result<Named>;
+
+    /// Width of the feature.
+    fn width(&self) -> i64;
+
+    /// Layers with a weight matrix, in forward order.
+    fn layers(&self) -> Vec<Layer>;
+}
+
+plugin_family!(Encoder, EncoderConfig);

@@ -1,0 +1,197 @@
+//! The nine families of plugins, each with a configuration trait and a runtime trait.
+//!
+//! A configuration is pure data (`Send + Sync`): it validates itself and builds the runtime half.
+//! A runtime half owns tensors (`Send`): it saves and loads its state and says what it needs.
+
+pub mod controller;
+pub mod dataset;
+pub mod encoder;
+pub mod fusion;
+pub mod gradient_modifier;
+pub mod modality;
+pub mod objective;
+pub mod optimizer;
+pub mod strategy;
+
+pub use controller::{Controller, ControllerConfig, Directive};
+pub use dataset::{
+    Dataset, DatasetConfig, Expected, Fetch, FetchFile, OpenContext, Raw, Sample, Split, Unpack,
+};
+pub use encoder::{Encoder, EncoderConfig, Sizes};
+pub use fusion::{Fusion, FusionConfig, FusionContext};
+pub use gradient_modifier::{GradientModifier, GradientModifierConfig, Site, StepView};
+pub use modality::{
+    Buffer, Draw, Element, Modality, ModalityConfig, Mode, SampleBuffers, TensorLayout,
+};
+pub use objective::{Forward, Notes, Objective, ObjectiveConfig, Term};
+pub use optimizer::{
+    Ask, AskPurpose, Inner, Optimizer, OptimizerConfig, Problem, Rule, RuleContext,
+};
+pub use strategy::{Load, Phase, Report, Score, Strategy, StrategyConfig, SubStep};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::Tensor;
+
+use crate::batch::{Outputs, Spec};
+use crate::error::{Error, Result};
+use crate::layers::{Layer, Probe};
+use crate::random::Seed;
+
+/// What a plugin must save to go on exactly where it stopped.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Everything else, as JSON.
+    pub values: serde_json::Map<String, serde_json::Value>,
+}
+
+impl State {
+    /// Whether there is nothing to save.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty() && self.values.is_empty()
+    }
+
+    /// Adds a tensor, copied so that later training does not change it.
+    ///
+    /// # Errors
+    /// When libtorch cannot copy.
+    pub fn put(&mut self, name: impl Into<String>, tensor: &Tensor) -> Result<()> {
+        self.tensors.insert(name.into(), tensor.f_detach_copy()?);
+        Ok(())
+    }
+
+    /// Refuses any content: what a stateless plugin does on loading.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] when there is content.
+    pub fn expect_empty(&self) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Bug("state was saved for a plugin that keeps none".to_owned()))
+    }
+}
+
+/// Saves and loads what a plugin remembers between steps; stateless by default.
+pub trait Persist {
+    /// Copies the state out.
+    ///
+    /// # Errors
+    /// When libtorch cannot copy.
+    fn state(&self) -> Result<State> {
+        Ok(State::default())
+    }
+
+    /// Replaces the state by one that [`Persist::state`] gave.
+    ///
+    /// # Errors
+    /// When the state is not of this plugin.
+    fn load_state(&mut self, state: State) -> Result<()> {
+        state.expect_empty()
+    }
+}
+
+/// What a plugin cannot do without; checked before the first step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// A fusion whose joint logits are a sum of unimodal ones.
+    pub additive_fusion: bool,
+    /// A fusion with joint logits to take a loss on.
+    pub joint_logits: bool,
+    /// A head for each modality.
+    pub unimodal_heads: bool,
+    /// A validation split.
+    pub validation_split: bool,
+    /// At least two modalities.
+    pub several_modalities: bool,
+    /// Gradients of each loss term apart.
+    pub gradients_by_term: bool,
+}
+
+/// Where a run stands when plugins are called between steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Boundary {
+    /// What just happened, or is about to.
+    pub moment: Moment,
+    /// Phase, from 0.
+    pub phase: usize,
+    /// Epoch within the phase, from 0.
+    pub epoch: usize,
+    /// Epochs of the phase.
+    pub epochs: usize,
+    /// Step within the epoch, from 0.
+    pub step: u64,
+    /// Steps made since the start of the run.
+    pub global_step: u64,
+    /// Modalities trained in this phase.
+    pub trained: Vec<String>,
+    /// Modalities that a modifier learns from in this phase.
+    pub source: Vec<String>,
+    /// Latest value of each watched quantity, e.g. `valid.fused.accuracy`, `train.loss`.
+    pub scores: BTreeMap<String, f64>,
+}
+
+/// Kinds of boundary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moment {
+    /// Weights are loaded and the optimizer is fresh; no step made yet.
+    PhaseStart,
+    /// Before the first step of an epoch.
+    EpochStart,
+    /// After a step.
+    StepEnd,
+    /// After an epoch and its evaluation.
+    EpochEnd,
+}
+
+/// A pass over data that a plugin asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PassRequest {
+    /// Split to pass over; the test split is refused.
+    pub split: Split,
+    /// Samples a batch; `None` takes the training batch size.
+    pub batch_size: Option<usize>,
+    /// Whether an incomplete last batch is left out.
+    pub drop_last: bool,
+    /// Whether inputs are augmented and shuffled as in training.
+    pub mode: Mode,
+    /// The forward pass wanted for each batch.
+    pub spec: Spec,
+}
+
+/// What plugins may do to a run between steps.
+pub trait RunOps {
+    /// Passes over data; `each` sees outputs and labels of every batch in order.
+    ///
+    /// # Errors
+    /// On a broken file, or whatever `each` or `probe` returns.
+    fn pass(
+        &mut self,
+        request: &PassRequest,
+        probe: Option<&mut dyn Probe>,
+        each: &mut dyn FnMut(&Outputs, &Tensor) -> Result<()>,
+    ) -> Result<()>;
+
+    /// Layers of a modality in forward order: encoder, projection, head.
+    fn layers(&self, modality: &str) -> Vec<Layer>;
+
+    /// Number of scalar parameters of a modality's encoder and head.
+    fn parameter_count(&self, modality: &str) -> usize;
+
+    /// All modalities of the run, in alphabetical order.
+    fn modalities(&self) -> Vec<String>;
+
+    /// Device of the model.
+    fn device(&self) -> tch::Device;
+
+    /// Seed of the run.
+    fn seed(&self) -> Seed;
+
+    /// Tells the user, once, on the terminal and in the record.
+    fn warn(&mut self, message: &str);
+}
+
+/// Groups that take part in a step.
+pub type Active = BTreeSet<crate::parameters::GroupId>;

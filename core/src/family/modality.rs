@@ -1,0 +1,169 @@
+//! Modalities: raw thing to tensors of a fixed layout.
+
+use std::fmt::Debug;
+
+use serde::{Deserialize, Serialize};
+
+use super::Raw;
+use crate::catalogue::plugin_family;
+use crate::error::{Error, Result};
+use crate::random::{Purpose, Seed, Stream};
+
+/// Whether samples are prepared for training or evaluation.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Augmented and shuffled.
+    Training,
+    /// The same every time.
+    Evaluation,
+}
+
+/// Kind of number a tensor holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// 32-bit floating point.
+    F32,
+    /// 64-bit integer.
+    I64,
+}
+
+/// Shape of one tensor of a sample, without the batch dimension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorLayout {
+    /// Name, `value` for the only one.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<i64>,
+    /// Kind of number.
+    pub element: Element,
+}
+
+impl TensorLayout {
+    /// The single f32 tensor `value` of most modalities.
+    pub fn value(shape: &[i64]) -> Vec<Self> {
+        vec![Self { name: "value".to_owned(), shape: shape.to_vec(), element: Element::F32 }]
+    }
+
+    /// Numbers a sample has in this tensor.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
+    }
+
+    /// Whether the tensor holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One tensor of a sample, to be filled.
+#[derive(Debug)]
+pub enum Buffer<'a> {
+    /// 32-bit floating point.
+    F32(&'a mut [f32]),
+    /// 64-bit integer.
+    I64(&'a mut [i64]),
+}
+
+/// Where a sample's tensors are written: one buffer for each tensor of the layout, in its order.
+#[derive(Debug)]
+pub struct SampleBuffers<'a>(pub Vec<Buffer<'a>>);
+
+impl SampleBuffers<'_> {
+    /// The f32 tensor at `index` of the layout.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] when the layout says otherwise.
+    pub fn f32(&mut self, index: usize) -> Result<&mut [f32]> {
+        match self.0.get_mut(index) {
+            Some(Buffer::F32(slice)) => Ok(slice),
+            _ => Err(Error::Bug(format!("tensor {index} of a modality is not f32"))),
+        }
+    }
+
+    /// The i64 tensor at `index` of the layout.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] when the layout says otherwise.
+    pub fn i64(&mut self, index: usize) -> Result<&mut [i64]> {
+        match self.0.get_mut(index) {
+            Some(Buffer::I64(slice)) => Ok(slice),
+            _ => Err(Error::Bug(format!("tensor {index} of a modality is not i64"))),
+        }
+    }
+}
+
+/// Randomness of one sample in one epoch.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw<'a> {
+    /// Seed of the run.
+    pub seed: Seed,
+    /// Modality that draws.
+    pub modality: &'a str,
+    /// Epochs of training data drawn so far in the run; 0 in evaluation.
+    pub epoch: u64,
+    /// Identity of the sample, a hash of its name.
+    pub sample: u64,
+}
+
+impl Draw<'_> {
+    /// Draws of this modality alone, new in every epoch.
+    pub fn own(&self) -> Stream {
+        self.seed.stream(Purpose::Augmentation, self.modality, &[self.epoch, self.sample])
+    }
+
+    /// Draws that all modalities of the sample share, e.g. one crop for colour, depth and flow.
+    pub fn shared(&self) -> Stream {
+        self.seed.stream(Purpose::Augmentation, "", &[self.epoch, self.sample])
+    }
+
+    /// Draws that stay the same over the run: properties of the data, such as added noise.
+    pub fn fixed(&self) -> Stream {
+        self.seed.stream(Purpose::Synthesis, self.modality, &[self.sample])
+    }
+}
+
+/// Configuration of a modality.
+#[typetag::serde(tag = "name")]
+pub trait ModalityConfig: Debug + Send + Sync {
+    /// Checks the options against each other and their ranges.
+    ///
+    /// # Errors
+    /// Names the option, what was found and what was expected.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Builds the decoder.
+    ///
+    /// # Errors
+    /// When an option is out of range or a file it names cannot be read.
+    fn build(&self) -> Result<Box<dyn Modality>>;
+}
+
+/// Decodes samples; shared by the loader's workers, so it holds no tensors.
+pub trait Modality: Send + Sync {
+    /// Tensors of a sample.
+    fn layout(&self) -> Vec<TensorLayout>;
+
+    /// Decodes `raw` into `out`; a pure function of its arguments.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    fn load(
+        &self,
+        raw: &Raw<'_>,
+        mode: Mode,
+        draw: &Draw<'_>,
+        out: &mut SampleBuffers<'_>,
+    ) -> Result<()>;
+
+    /// Value that stands for a sample without this modality; 0 in the main tensor by default.
+    fn filler(&self) -> f64 {
+        0.0
+    }
+}
+
+plugin_family!(Modality, ModalityConfig);

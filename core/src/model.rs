@@ -1,0 +1,367 @@
+//! The model of an experiment: encoders, projections, heads and fusions.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use crate::batch::{Batch, ByModality, Named, Outputs, Spec};
+use crate::config::{Experiment, HeadRelu, HeadSection};
+use crate::error::{Error, Result, guarded};
+use crate::family::{Encoder, Fusion, FusionContext, TensorLayout};
+use crate::layers::{Layer, Linear, Pass, Probe, Statistics};
+use crate::parameters::{Builder, GroupId, Parameters};
+use crate::random::Seed;
+
+/// A fully connected head: features to logits.
+#[derive(Debug)]
+pub struct Head {
+    layers: Vec<Linear>,
+    relu: HeadRelu,
+}
+
+impl Head {
+    /// Creates the layers `fc1`, `fc2` … of a head `inputs -> hidden … -> classes`.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn new(at: &Builder<'_>, inputs: i64, classes: i64, options: &HeadSection) -> Result<Self> {
+        let widths: Vec<i64> =
+            [inputs].into_iter().chain(options.hidden.clone()).chain([classes]).collect();
+        let layers = widths
+            .windows(2)
+            .enumerate()
+            .map(|(i, pair)| Linear::new(&at.sub(&format!("fc{}", i + 1)), pair[0], pair[1]))
+            .collect::<Result<_>>()?;
+        Ok(Self { layers, relu: options.relu })
+    }
+
+    /// Maps features `[batch, inputs]` to logits `[batch, classes]`.
+    ///
+    /// # Errors
+    /// When the width is another one.
+    pub fn forward(&self, features: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let mut x = features.shallow_clone();
+        let last = self.layers.len() - 1;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, pass)?;
+            let relu = match self.relu {
+                HeadRelu::First => index == 0,
+                HeadRelu::All => true,
+                HeadRelu::None => false,
+            };
+            if relu && index < last {
+                x = x.f_relu()?;
+            }
+        }
+        Ok(x)
+    }
+
+    /// Layers in forward order.
+    pub fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.layers.iter().map(Linear::layer)
+    }
+}
+
+enum Heads {
+    None,
+    Own(ByModality<Head>),
+    Shared(Head),
+}
+
+impl Heads {
+    fn of(&self, modality: &str) -> Option<&Head> {
+        match self {
+            Self::None => None,
+            Self::Own(heads) => heads.get(modality),
+            Self::Shared(head) => Some(head),
+        }
+    }
+}
+
+/// Everything that computes; the parameters themselves are in [`Parameters`].
+pub struct Model {
+    encoders: ByModality<Box<dyn Encoder>>,
+    projections: ByModality<Linear>,
+    heads: Heads,
+    /// The fusion that trains and selects.
+    pub fusion: Box<dyn Fusion>,
+    /// Further decision rules, by the name they have in records.
+    pub also: BTreeMap<String, Box<dyn Fusion>>,
+    fillers: ByModality<f64>,
+    fusion_name: String,
+}
+
+impl Model {
+    /// Builds the model of an experiment, its weights drawn from the seed.
+    ///
+    /// # Errors
+    /// When parts do not fit together: [`Error::Refused`] with the reason and the fix.
+    pub fn build(
+        experiment: &Experiment,
+        layouts: &BTreeMap<String, Vec<TensorLayout>>,
+        fillers: &BTreeMap<String, f64>,
+        classes: usize,
+        device: Device,
+    ) -> Result<(Self, Parameters)> {
+        let store = RefCell::new(Parameters::default());
+        let seed = Seed(experiment.seed);
+        let at = |group| Builder::new(&store, seed, device, group);
+        let classes = classes as i64;
+        let (mut encoders, mut projections) = (BTreeMap::new(), BTreeMap::new());
+        let mut widths = BTreeMap::new();
+        for (name, section) in &experiment.modalities {
+            let group = GroupId::Encoder(name.clone());
+            let plugin = format!("encoder `{}` of `{name}`", section.encoder.typetag_name());
+            let encoder =
+                guarded(&plugin, || section.encoder.build(&layouts[name], &at(group.clone())))?;
+            let mut width = encoder.width();
+            if let Some(projected) = section.projection {
+                let layer = Linear::new(&at(group).sub("projection"), width, projected)?;
+                projections.insert(name.clone(), layer);
+                width = projected;
+            }
+            widths.insert(name.clone(), width);
+            encoders.insert(name.clone(), encoder);
+        }
+        let heads = build_heads(&experiment.head, &widths, classes, &at)?;
+        let context = |group| FusionContext { widths: widths.clone(), classes, at: at(group) };
+        let fusion_name = format!("fusion `{}`", experiment.fusion.typetag_name());
+        let fusion = guarded(&fusion_name, || experiment.fusion.build(&context(GroupId::Fusion)))?;
+        let mut also: BTreeMap<String, Box<dyn Fusion>> = BTreeMap::new();
+        for (index, config) in experiment.also_evaluate.iter().enumerate() {
+            let rule = config.typetag_name();
+            let before = store.borrow().ids();
+            let built = guarded(&format!("fusion `{rule}`"), || {
+                config.build(&context(GroupId::Auxiliary(format!("also_evaluate{index}"))))
+            })?;
+            if store.borrow().ids() != before {
+                return Err(Error::refused(
+                    format!("also_evaluate.{index}: fusion `{rule}` has parameters of its own"),
+                    "only fusions without parameters can be further decision rules",
+                ));
+            }
+            // Two variants of one rule are told apart by their position.
+            let name =
+                if also.contains_key(rule) { format!("{rule}.{index}") } else { rule.into() };
+            also.insert(name, built);
+        }
+        let model = Self {
+            encoders,
+            projections,
+            heads,
+            fusion,
+            also,
+            fillers: fillers.clone(),
+            fusion_name,
+        };
+        Ok((model, store.into_inner()))
+    }
+
+    /// Names of the modalities, in alphabetical order.
+    pub fn modalities(&self) -> Vec<String> {
+        self.encoders.keys().cloned().collect()
+    }
+
+    /// Whether modalities have heads.
+    pub fn has_heads(&self) -> bool {
+        !matches!(self.heads, Heads::None)
+    }
+
+    /// Groups that training `modalities` moves: their own, and what they share.
+    pub fn groups_of(&self, modalities: &[String], parameters: &Parameters) -> BTreeSet<GroupId> {
+        parameters
+            .ids()
+            .into_iter()
+            .filter(|id| match id.modality() {
+                Some(modality) => modalities.iter().any(|name| name == modality),
+                None => true,
+            })
+            .collect()
+    }
+
+    /// Layers of a modality in forward order: encoder, projection, head.
+    pub fn layers(&self, modality: &str) -> Vec<Layer> {
+        let mut layers = self.encoders.get(modality).map(|e| e.layers()).unwrap_or_default();
+        layers.extend(self.projections.get(modality).map(|p| p.layer().clone()));
+        layers.extend(self.heads.of(modality).into_iter().flat_map(|h| h.layers().cloned()));
+        layers
+    }
+
+    /// Runs the modalities of `spec` on `batch`.
+    ///
+    /// Modalities whose encoder is not in `active` run in evaluation mode, whatever `statistics`
+    /// says; gradients may still pass through them.
+    ///
+    /// # Errors
+    /// Names the modality and plugin whose tensors do not fit.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        spec: &Spec,
+        statistics: Statistics,
+        active: Option<&BTreeSet<GroupId>>,
+        mut probe: Option<&mut dyn Probe>,
+    ) -> Result<Outputs> {
+        let _guard = (!spec.gradients).then(no_grad_guard);
+        let mut streams: ByModality<Named> = BTreeMap::new();
+        for name in &spec.run {
+            let input = batch.inputs.get(name).ok_or_else(|| {
+                Error::Bug(format!("modality `{name}` was not loaded for this batch"))
+            })?;
+            let input =
+                if spec.present.contains(name) { input.clone() } else { self.filled(name, input)? };
+            streams.insert(name.clone(), input);
+        }
+        let statistics_of = |name: &str| {
+            let trained =
+                active.is_none_or(|groups| groups.contains(&GroupId::Encoder(name.to_owned())));
+            if trained { statistics } else { Statistics::Running }
+        };
+        let stages =
+            spec.run.iter().map(|name| self.encoders[name].stages()).max().unwrap_or_default();
+        for stage in 0..stages {
+            for name in &spec.run {
+                let encoder = &self.encoders[name];
+                if stage < encoder.stages()
+                    && let Some(x) = streams.remove(name)
+                {
+                    let mut pass =
+                        Pass { statistics: statistics_of(name), probe: reborrow(&mut probe) };
+                    let y = guarded(&format!("encoder of `{name}`"), || {
+                        encoder.stage(stage, x, &mut pass)
+                    })?;
+                    streams.insert(name.clone(), y);
+                }
+            }
+            let mut pass = Pass { statistics, probe: reborrow(&mut probe) };
+            guarded(&self.fusion_name, || self.fusion.tap(stage, &mut streams, &mut pass))?;
+        }
+        let mut outputs = Outputs::default();
+        for (name, stream) in streams {
+            let mut pass = Pass { statistics: statistics_of(&name), probe: reborrow(&mut probe) };
+            let mut feature = stream.value()?.shallow_clone();
+            if let Some(projection) = self.projections.get(&name) {
+                feature = projection.forward(&feature, &mut pass)?;
+            }
+            if let Some(head) = self.heads.of(&name) {
+                outputs.logits.insert(name.clone(), head.forward(&feature, &mut pass)?);
+            }
+            outputs.features.insert(name, feature);
+        }
+        let mut pass = Pass { statistics, probe };
+        outputs.joint = guarded(&self.fusion_name, || {
+            self.fusion.joint(&outputs.features, &outputs.logits, &mut pass)
+        })?;
+        Ok(outputs)
+    }
+
+    /// Unimodal class probabilities: from heads, or else from an additive fusion's split.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn unimodal_logits(&self, outputs: &Outputs) -> Result<ByModality<Tensor>> {
+        if self.has_heads() {
+            return Ok(crate::batch::share(&outputs.logits));
+        }
+        let split = guarded(&self.fusion_name, || self.fusion.split(outputs))?;
+        Ok(split.unwrap_or_default())
+    }
+
+    fn filled(&self, name: &str, input: &Named) -> Result<Named> {
+        let filler = self.fillers.get(name).copied().unwrap_or_default();
+        let fill = |tensor: &Tensor| match tensor.kind() {
+            Kind::Int64 => tensor.f_zeros_like(),
+            _ => tensor.f_full_like(filler),
+        };
+        Ok(Named(
+            input
+                .0
+                .iter()
+                .map(|(key, tensor)| Ok((key.clone(), fill(tensor)?)))
+                .collect::<Result<_>>()?,
+        ))
+    }
+}
+
+/// Lends an optional probe for a shorter while.
+fn reborrow<'a>(probe: &'a mut Option<&mut dyn Probe>) -> Option<&'a mut dyn Probe> {
+    match probe {
+        Some(probe) => Some(&mut **probe),
+        None => None,
+    }
+}
+
+fn build_heads<'a>(
+    options: &HeadSection,
+    widths: &ByModality<i64>,
+    classes: i64,
+    at: &impl Fn(GroupId) -> Builder<'a>,
+) -> Result<Heads> {
+    if !options.unimodal {
+        return Ok(Heads::None);
+    }
+    if !options.shared {
+        let heads = widths
+            .iter()
+            .map(|(name, width)| {
+                let at = at(GroupId::Head(name.clone()));
+                Ok((name.clone(), Head::new(&at, *width, classes, options)?))
+            })
+            .collect::<Result<_>>()?;
+        return Ok(Heads::Own(heads));
+    }
+    let mut distinct = widths.values();
+    let first = distinct.next().copied().unwrap_or_default();
+    if distinct.any(|width| *width != first) {
+        let listed: Vec<String> =
+            widths.iter().map(|(name, width)| format!("{name} has {width}")).collect();
+        return Err(Error::refused(
+            format!(
+                "head.shared is set, but features have different widths: {}",
+                listed.join(", ")
+            ),
+            "give every modality the same width, e.g. `projection = 512` in each \
+             `modalities.*` table, or set head.shared = false",
+        ));
+    }
+    Ok(Heads::Shared(Head::new(&at(GroupId::SharedHead), first, classes, options)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_paper_s_head_has_as_many_parameters_as_its_table_says() {
+        let store = RefCell::new(Parameters::default());
+        let group = GroupId::Head("video".to_owned());
+        let at = Builder::new(&store, Seed(0), Device::Cpu, group.clone());
+        let head = Head::new(&at, 512, 31, &HeadSection::default()).unwrap();
+        let names: Vec<_> = head.layers().map(|layer| layer.name.clone()).collect();
+        assert_eq!(names, ["head.video.fc1", "head.video.fc2", "head.video.fc3"]);
+        assert_eq!(store.borrow().size(&group), 149_791);
+    }
+
+    #[test]
+    fn relu_stands_after_the_first_layer_only_by_default() {
+        let options = HeadSection { hidden: vec![4, 4], ..HeadSection::default() };
+        let build = |relu| {
+            let store = RefCell::new(Parameters::default());
+            let at = Builder::new(&store, Seed(0), Device::Cpu, GroupId::Head("audio".to_owned()));
+            Head::new(&at, 4, 3, &HeadSection { relu, ..options.clone() }).unwrap()
+        };
+        let x = Tensor::randn([64, 4], tch::kind::FLOAT_CPU) * 10.0;
+        let out = |relu| build(relu).forward(&x, &mut Pass::evaluation()).unwrap();
+        let by_hand = {
+            let head = build(HeadRelu::None);
+            let mut pass = Pass::evaluation();
+            let first = head.layers[0].forward(&x, &mut pass).unwrap().relu();
+            let second = head.layers[1].forward(&first, &mut pass).unwrap();
+            head.layers[2].forward(&second, &mut pass).unwrap()
+        };
+        assert_eq!(out(HeadRelu::First), by_hand);
+        assert_ne!(out(HeadRelu::All), by_hand);
+        assert_ne!(out(HeadRelu::None), by_hand);
+    }
+}

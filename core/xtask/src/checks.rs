@@ -1,0 +1,42 @@
+//! `cargo xtask test` and `cargo xtask gen`.
+
+use crate::error::Result;
+use crate::setup;
+use crate::shell::{self, cargo};
+use std::path::Path;
+use std::time::Instant;
+
+/// Runs every check, cheapest first, and stops at the first that fails.
+pub(crate) fn run(root: &Path, fast: bool) -> Result<()> {
+    let started = Instant::now();
+    step("format", || shell::run(cargo(root).args(["fmt", "--all", "--check"])))?;
+    step("libtorch", || setup::ensure(root))?;
+    if !fast {
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        step("clippy", || shell::run(cargo(root).args(clippy)))?;
+        let documentation = ["doc", "--workspace", "--no-deps"];
+        step("documentation", || {
+            shell::run(cargo(root).args(documentation).env("RUSTDOCFLAGS", "-D warnings"))
+        })?;
+    }
+    step("tests", || shell::run(cargo(root).args(["test", "--workspace"])))?;
+    println!("all checks passed in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Rewrites the generated files, by the test that otherwise compares them.
+pub(crate) fn rewrite_generated_files(root: &Path) -> Result<()> {
+    setup::ensure(root)?;
+    let test = ["test", "--package", "mie", "--test", "it", "generated"];
+    shell::run(cargo(root).args(test).env("MIE_BLESS", "1"))
+}
+
+/// Runs one check between its announcement and its time.
+fn step(name: &str, check: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("== {name}");
+    let started = Instant::now();
+    let outcome = check();
+    let verdict = if outcome.is_ok() { "passed" } else { "failed" };
+    println!("== {name} {verdict} after {:.1} s", started.elapsed().as_secs_f64());
+    outcome
+}

@@ -1,0 +1,385 @@
+//! WAVE files: uncompressed recordings, mixed down to one channel.
+
+use std::path::Path;
+
+use mie_core::prelude::*;
+
+/// Format tags of the `fmt` chunk.
+const INTEGER: u16 = 1;
+const FLOAT: u16 = 3;
+const EXTENSIBLE: u16 = 0xfffe;
+
+/// What follows the format tag in the identifier of an extensible format.
+const IDENTIFIER_TAIL: [u8; 14] =
+    [0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x80, 0x00, 0x00, 0xaa, 0x00, 0x38, 0x9b, 0x71];
+
+/// Sample rates that occur; a resampler needs memory in proportion.
+pub(crate) const RATES_HERTZ: std::ops::RangeInclusive<u32> = 1_000..=768_000;
+
+/// A recording of one channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waveform {
+    /// Samples a second.
+    pub rate_hertz: u32,
+    /// At least one sample; full scale is `[-1, 1]`, which float files may exceed.
+    pub samples: Vec<f32>,
+}
+
+/// Reads a file with integers of 8, 16, 24 or 32 bits or floats of 32 or 64 bits.
+///
+/// Several channels are averaged. Chunks other than the format and the samples are skipped.
+///
+/// # Errors
+/// When the file cannot be read, is truncated, holds no samples, a compressed format, or a value
+/// that is not a finite number.
+pub fn read(path: &Path) -> Result<Waveform> {
+    let content = std::fs::read(path).map_err(Error::io("read", path))?;
+    parse(&content).map_err(|problem| Error::data(path, problem))
+}
+
+/// Parses the content of a file.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(content: &[u8]) -> Result<Waveform, String> {
+    if content.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if !content.starts_with(b"RIFF") || content.get(8..12) != Some(&b"WAVE"[..]) {
+        return Err("is not a WAVE file: it does not start with RIFF … WAVE".to_owned());
+    }
+    let mut format = None;
+    let mut at = 12;
+    while let Some(head) = content.get(at..at + 8) {
+        let size = u32_at(head, 4) as usize;
+        let rest = &content[at + 8..];
+        match (&head[..4], rest.get(..size)) {
+            (b"fmt ", Some(body)) => format = Some(Format::parse(body)?),
+            (b"data", Some(body)) => {
+                return format.ok_or("has no fmt chunk before its data chunk")?.waveform(body);
+            }
+            (b"fmt " | b"data", None) => {
+                return Err(format!(
+                    "is truncated: its {} chunk should have {size} bytes, {} are left",
+                    head[..4].escape_ascii(),
+                    rest.len()
+                ));
+            }
+            _ => {}
+        }
+        // Chunks start at even positions, whatever the size of the one before.
+        at += 8 + size + size % 2;
+    }
+    Err("has no data chunk, or is truncated before it".to_owned())
+}
+
+/// Turns the bytes of one number into full scale `[-1, 1]`.
+type Decode = fn(&[u8]) -> f32;
+
+#[derive(Debug, Clone, Copy)]
+struct Format {
+    rate_hertz: u32,
+    channels: usize,
+    /// Bytes of one number.
+    width: usize,
+    decode: Decode,
+}
+
+impl Format {
+    fn parse(body: &[u8]) -> Result<Self, String> {
+        if body.len() < 16 {
+            return Err(format!(
+                "has a fmt chunk of {} bytes, at least 16 belong there",
+                body.len()
+            ));
+        }
+        let mut tag = u16_at(body, 0);
+        if tag == EXTENSIBLE {
+            let identifier =
+                body.get(24..40).ok_or("has an extensible fmt chunk under 40 bytes")?;
+            if identifier[2..] != IDENTIFIER_TAIL {
+                return Err("has an extensible format that is neither integer nor float".to_owned());
+            }
+            tag = u16_at(identifier, 0);
+        }
+        let channels = usize::from(u16_at(body, 2));
+        let rate_hertz = u32_at(body, 4);
+        let block = usize::from(u16_at(body, 12));
+        let bits = u16_at(body, 14);
+        let decode: Decode = match (tag, bits) {
+            (INTEGER, 8) => |b| (f32::from(b[0]) - 128.0) / 128.0,
+            (INTEGER, 16) => |b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0,
+            // The three bytes become the upper ones of four, which keeps the sign.
+            (INTEGER, 24) => |b| full_scale(i32::from_le_bytes([0, b[0], b[1], b[2]])),
+            (INTEGER, 32) => |b| full_scale(i32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            (FLOAT, 32) => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            (FLOAT, 64) => {
+                |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
+            }
+            _ => {
+                return Err(format!(
+                    "has {bits} bits of format {tag}; readable are 8, 16, 24, 32 bits of format \
+                     1 (integer) and 32, 64 bits of format 3 (float)"
+                ));
+            }
+        };
+        let width = usize::from(bits / 8);
+        if channels == 0 || block != channels * width {
+            return Err(format!("has {channels} channels of {bits} bits in {block} bytes a frame"));
+        }
+        if !RATES_HERTZ.contains(&rate_hertz) {
+            return Err(format!("has {rate_hertz} Hz, outside {RATES_HERTZ:?}"));
+        }
+        Ok(Self { rate_hertz, channels, width, decode })
+    }
+
+    fn waveform(&self, data: &[u8]) -> Result<Waveform, String> {
+        let block = self.channels * self.width;
+        if data.is_empty() {
+            return Err("holds no samples".to_owned());
+        }
+        if !data.len().is_multiple_of(block) {
+            return Err(format!("has {} bytes of samples, {block} to a frame", data.len()));
+        }
+        let mix = |frame: &[u8]| {
+            frame.chunks_exact(self.width).map(self.decode).sum::<f32>() / self.channels as f32
+        };
+        let samples: Vec<f32> = data.chunks_exact(block).map(mix).collect();
+        if let Some(frame) = samples.iter().position(|sample| !sample.is_finite()) {
+            return Err(format!("holds a value that is not a finite number, in frame {frame}"));
+        }
+        Ok(Waveform { rate_hertz: self.rate_hertz, samples })
+    }
+}
+
+fn full_scale(value: i32) -> f32 {
+    value as f32 / 2_147_483_648.0
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Makes WAVE files for tests.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::{FLOAT, INTEGER};
+
+    /// A chunk with its head and, at an odd size, its padding.
+    pub(crate) fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
+        let mut chunk = name.to_vec();
+        chunk.extend((body.len() as u32).to_le_bytes());
+        chunk.extend(body);
+        chunk.resize(chunk.len().next_multiple_of(2), 0);
+        chunk
+    }
+
+    /// The 16 bytes that every format chunk starts with.
+    pub(crate) fn format(tag: u16, channels: u16, rate_hertz: u32, bits: u16) -> Vec<u8> {
+        let block = channels * (bits / 8);
+        let mut body = [tag.to_le_bytes(), channels.to_le_bytes()].concat();
+        body.extend(rate_hertz.to_le_bytes());
+        body.extend((rate_hertz * u32::from(block)).to_le_bytes());
+        body.extend([block.to_le_bytes(), bits.to_le_bytes()].concat());
+        body
+    }
+
+    /// A file of these chunks.
+    pub(crate) fn file(chunks: &[Vec<u8>]) -> Vec<u8> {
+        let body = [b"WAVE".to_vec(), chunks.concat()].concat();
+        chunk(b"RIFF", &body)
+    }
+
+    /// A file of one channel of 32-bit floats.
+    pub(crate) fn floats(rate_hertz: u32, samples: &[f32]) -> Vec<u8> {
+        let data: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        let format = format(FLOAT, 1, rate_hertz, 32);
+        file(&[chunk(b"fmt ", &format), chunk(b"data", &data)])
+    }
+
+    /// A file of integers, given as the bytes of the data chunk.
+    pub(crate) fn integers(channels: u16, rate_hertz: u32, bits: u16, data: &[u8]) -> Vec<u8> {
+        let format = format(INTEGER, channels, rate_hertz, bits);
+        file(&[chunk(b"fmt ", &format), chunk(b"data", data)])
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp, reason = "powers of two are exact")]
+mod tests {
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
+
+    use super::fixture::{chunk, file, floats, format, integers};
+    use super::*;
+    use crate::formats::real_data;
+
+    #[test]
+    fn every_width_has_its_extremes_at_full_scale() {
+        let samples = |content: &[u8]| parse(content).unwrap().samples;
+        let eight = integers(1, 8_000, 8, &[0, 64, 128, 192]);
+        assert_eq!(samples(&eight), [-1.0, -0.5, 0.0, 0.5]);
+        let sixteen = integers(1, 8_000, 16, &[0x00, 0x80, 0x00, 0x40, 0xff, 0xff]);
+        assert_eq!(samples(&sixteen), [-1.0, 0.5, -1.0 / 32_768.0]);
+        let twenty_four = integers(1, 8_000, 24, &[0, 0, 0x80, 0, 0, 0x40, 0xff, 0xff, 0xff]);
+        assert_eq!(samples(&twenty_four), [-1.0, 0.5, -1.0 / 8_388_608.0]);
+        let thirty_two = integers(1, 8_000, 32, &[0, 0, 0, 0x80, 0, 0, 0, 0x40]);
+        assert_eq!(samples(&thirty_two), [-1.0, 0.5]);
+        assert_eq!(samples(&floats(8_000, &[-1.5, 0.25])), [-1.5, 0.25]);
+        let double = [(-0.75f64).to_le_bytes(), 0.125f64.to_le_bytes()].concat();
+        let double = file(&[chunk(b"fmt ", &format(FLOAT, 1, 8_000, 64)), chunk(b"data", &double)]);
+        assert_eq!(samples(&double), [-0.75, 0.125]);
+    }
+
+    #[test]
+    fn files_of_another_writer_read_as_it_reads_them() {
+        let folder = tempfile::tempdir().unwrap();
+        for (channels, rate, bits) in
+            [(1, 8_000, 8), (1, 11_025, 16), (2, 44_100, 16), (2, 48_000, 24), (3, 22_050, 32)]
+        {
+            let path = folder.path().join(format!("{channels}_{rate}_{bits}.wav"));
+            let spec = hound::WavSpec {
+                channels,
+                sample_rate: rate,
+                bits_per_sample: bits,
+                sample_format: hound::SampleFormat::Int,
+            };
+            let largest = (1i64 << (bits - 1)) - 1;
+            let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+            for step in 0..i64::from(channels) * 100 {
+                writer.write_sample((step * 7_919 * largest / 1_000 % largest) as i32).unwrap();
+            }
+            writer.finalize().unwrap();
+            let theirs: Vec<f64> = hound::WavReader::open(&path)
+                .unwrap()
+                .into_samples::<i32>()
+                .map(|sample| f64::from(sample.unwrap()) / (largest + 1) as f64)
+                .collect();
+            let ours = read(&path).unwrap();
+            assert_eq!((ours.rate_hertz, ours.samples.len()), (rate, 100));
+            for (frame, sample) in theirs.chunks(usize::from(channels)).zip(&ours.samples) {
+                let mean = frame.iter().sum::<f64>() / f64::from(channels);
+                assert!((mean - f64::from(*sample)).abs() < 1e-6, "{bits} bits");
+            }
+        }
+    }
+
+    #[test]
+    fn channels_are_averaged() {
+        let stereo = integers(2, 8_000, 16, &[0x00, 0x40, 0x00, 0xc0, 0x00, 0x40, 0x00, 0x20]);
+        assert_eq!(parse(&stereo).unwrap().samples, [0.0, 0.375]);
+    }
+
+    #[test]
+    fn other_chunks_are_skipped_with_the_padding_of_odd_ones() {
+        let plain = integers(1, 8_000, 8, &[128, 192, 64]);
+        let format = chunk(b"fmt ", &format(INTEGER, 1, 8_000, 8));
+        let data = chunk(b"data", &[128, 192, 64]);
+        let crowded = file(&[
+            chunk(b"JUNK", &[1; 7]),
+            format,
+            chunk(b"LIST", b"INFOx"),
+            chunk(b"fact", &[3, 0, 0, 0]),
+            data,
+            chunk(b"id3 ", &[9; 3]),
+        ]);
+        assert_eq!(parse(&crowded).unwrap(), parse(&plain).unwrap());
+        // The last chunk of a file may lack its padding.
+        assert_eq!(parse(&plain[..plain.len() - 1]).unwrap(), parse(&plain).unwrap());
+    }
+
+    #[test]
+    fn an_extensible_format_is_read_by_its_identifier() {
+        let extensible = |tag: u16, tail: [u8; 14]| {
+            let mut body = format(EXTENSIBLE, 1, 8_000, 16);
+            body.extend([22, 0, 16, 0, 4, 0, 0, 0]);
+            body.extend(tag.to_le_bytes());
+            body.extend(tail);
+            file(&[chunk(b"fmt ", &body), chunk(b"data", &[0x00, 0x40])])
+        };
+        assert_eq!(parse(&extensible(INTEGER, IDENTIFIER_TAIL)).unwrap().samples, [0.5]);
+        let problem = parse(&extensible(INTEGER, [1; 14])).unwrap_err();
+        assert!(problem.contains("neither integer nor float"), "{problem}");
+    }
+
+    #[test]
+    fn broken_files_are_refused_with_the_reason() {
+        let whole = integers(1, 8_000, 16, &[0, 0, 1, 0, 2, 0]);
+        let problem = |content: &[u8]| parse(content).unwrap_err();
+        assert_eq!(problem(&[]), "is empty");
+        assert!(problem(b"fLaC and more bytes").contains("is not a WAVE file"));
+        assert!(problem(&whole[..11]).contains("is not a WAVE file"));
+        assert_eq!(
+            problem(&whole[..whole.len() - 2]),
+            "is truncated: its data chunk should have 6 bytes, 4 are left"
+        );
+        assert!(problem(&whole[..20]).contains("its fmt chunk should have 16 bytes, 0 are left"));
+        assert!(problem(&whole[..36]).contains("has no data chunk"));
+        assert!(problem(&file(&[chunk(b"data", &[0, 0])])).contains("has no fmt chunk before"));
+        assert_eq!(problem(&integers(1, 8_000, 16, &[])), "holds no samples");
+        assert!(problem(&integers(1, 8_000, 16, &[1, 2, 3])).contains("2 to a frame"));
+        assert!(problem(&integers(0, 8_000, 16, &[1, 2])).contains("0 channels"));
+        assert!(problem(&integers(1, 8_000, 12, &[1, 2])).contains("12 bits of format 1"));
+        assert!(problem(&integers(1, 999, 8, &[1])).contains("999 Hz, outside 1000..=768000"));
+        assert!(problem(&floats(8_000, &[0.0, f32::NAN])).contains("in frame 1"));
+        let compressed = file(&[chunk(b"fmt ", &format(85, 1, 8_000, 16))]);
+        assert!(problem(&compressed).contains("16 bits of format 85"));
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("broken.wav");
+        std::fs::write(&file, b"RIFF").unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("broken.wav: is not a WAVE file"));
+        let absent = read(&folder.path().join("absent.wav")).unwrap_err().to_string();
+        assert!(absent.contains("cannot read") && absent.contains("absent.wav"), "{absent}");
+    }
+
+    #[test]
+    fn real_recordings_read_as_another_reader_reads_them() {
+        let Some(folder) = real_data::folder("avdigits") else { return };
+        for name in ["0_george_0.wav", "7_theo_49.wav", "9_yweweler_12.wav"] {
+            let path = folder.join("fsdd/recordings").join(name);
+            let ours = read(&path).unwrap();
+            let theirs: Vec<f32> = hound::WavReader::open(&path)
+                .unwrap()
+                .into_samples::<i16>()
+                .map(|sample| f32::from(sample.unwrap()) / 32_768.0)
+                .collect();
+            assert_eq!((ours.rate_hertz, ours.samples), (8_000, theirs));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_bytes_make_the_parser_panic(content in prop::collection::vec(any::<u8>(), 0..128)) {
+            prop_assert!(parse(&content).is_err());
+        }
+
+        #[test]
+        fn a_damaged_file_gives_an_error_or_no_more_samples_than_bytes(
+            position in 0usize..60,
+            byte in any::<u8>(),
+            length in 0usize..60,
+        ) {
+            let mut content = integers(2, 8_000, 16, &[7; 16]);
+            if let Some(damaged) = content.get_mut(position) {
+                *damaged = byte;
+            }
+            content.truncate(length);
+            if let Ok(waveform) = parse(&content) {
+                prop_assert!(waveform.samples.len() <= content.len());
+            }
+        }
+    }
+}

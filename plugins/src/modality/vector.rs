@@ -1,0 +1,97 @@
+//! Numbers as they are.
+
+use mie_core::prelude::*;
+
+use super::util::wrong_kind;
+
+/// Hands a sample's numbers over unchanged.
+///
+/// ```text
+/// value = raw numbers
+/// ```
+///
+/// Shapes: `value` `[dimensions]` f32.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct VectorConfig {
+    /// Numbers a sample has, at least 1. Default 32, that of `synthetic`'s modality `strong`.
+    pub dimensions: usize,
+}
+
+impl Default for VectorConfig {
+    fn default() -> Self {
+        Self { dimensions: 32 }
+    }
+}
+
+#[typetag::serde(name = "vector")]
+impl ModalityConfig for VectorConfig {
+    fn validate(&self) -> Result<()> {
+        let usable = (1..=1 << 30).contains(&self.dimensions);
+        ensure_range("dimensions", "[1, 2^30]", self.dimensions, usable)
+    }
+
+    fn build(&self) -> Result<Box<dyn Modality>> {
+        self.validate()?;
+        Ok(Box::new(Vector { dimensions: self.dimensions }))
+    }
+}
+register!(modality::<VectorConfig>, source = "Ours");
+
+struct Vector {
+    dimensions: usize,
+}
+
+impl Modality for Vector {
+    fn layout(&self) -> Vec<TensorLayout> {
+        TensorLayout::value(&[self.dimensions as i64])
+    }
+
+    fn load(
+        &self,
+        raw: &Raw<'_>,
+        _mode: Mode,
+        draw: &Draw<'_>,
+        out: &mut SampleBuffers<'_>,
+    ) -> Result<()> {
+        let Raw::Values(values) = raw else {
+            return Err(wrong_kind("vector", "numbers", raw));
+        };
+        if values.len() != self.dimensions {
+            let what = format!("numbers of modality `{}` (option `dimensions`)", draw.modality);
+            return Err(Error::shape(what, self.dimensions, values.len()));
+        }
+        out.f32(0)?.copy_from_slice(values);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp, reason = "copied numbers are equal")]
+mod tests {
+    use super::super::util::{decode, draw};
+    use super::*;
+
+    #[test]
+    fn numbers_come_through_unchanged() {
+        let config = VectorConfig { dimensions: 3 };
+        let raw = Raw::Values(&[1.0, -2.5, 0.0]);
+        let values = decode(&config, &raw, Mode::Training, &draw(0, 0)).unwrap();
+        assert_eq!(values, [1.0, -2.5, 0.0]);
+        assert_eq!(config.build().unwrap().layout()[0].shape, [3]);
+    }
+
+    #[test]
+    fn another_number_of_dimensions_and_another_kind_are_refused() {
+        let config = VectorConfig { dimensions: 3 };
+        let refusal = |raw: Raw<'_>| {
+            decode(&config, &raw, Mode::Evaluation, &draw(0, 0)).unwrap_err().to_string()
+        };
+        let error = refusal(Raw::Values(&[1.0]));
+        assert_eq!(
+            error,
+            "numbers of modality `made_up` (option `dimensions`): expected 3, found 1"
+        );
+        assert!(refusal(Raw::Text("one")).contains("decodes numbers, the dataset gives text"));
+    }
+}
