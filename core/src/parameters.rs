@@ -340,7 +340,7 @@ mod tests {
         let head = GroupId::Head("audio".to_owned());
         for name in order {
             let at = Builder::new(&store, Seed(3), Device::Cpu, head.clone());
-            at.sub("fc1").param(name, &[4, 3], Initial::Uniform { bound: 0.5 }).unwrap();
+            let _ = at.sub("fc1").param(name, &[4, 3], Initial::Uniform { bound: 0.5 }).unwrap();
         }
         store.into_inner()
     }

@@ -93,7 +93,7 @@ impl Covariance {
             LayerKind::Conv2d { kernel, stride, padding } => match self.kind {
                 // Unfolding is linear, so the mean is taken first, on one map instead of all.
                 CovarianceKind::BatchMean => {
-                    let mean = input.f_mean_dim([0i64].as_slice(), true, None::<Kind>)?;
+                    let mean = input.f_mean_dim(0i64, true, None::<Kind>)?;
                     patches(&mean, *kernel, *stride, *padding)?
                 }
                 _ => self.rows(&patches(&input, *kernel, *stride, *padding)?)?,
@@ -114,12 +114,22 @@ impl Covariance {
     }
 
     fn rows(&self, samples: &Tensor) -> Result<Tensor> {
-        let mean = || samples.f_mean_dim([0i64].as_slice(), true, None::<Kind>);
+        let mean = || samples.f_mean_dim(0i64, true, None::<Kind>);
         Ok(match self.kind {
             CovarianceKind::BatchMean => mean()?,
             CovarianceKind::SecondMoment => samples.shallow_clone(),
             CovarianceKind::Centred => samples.f_sub(&mean()?)?,
         })
+    }
+
+    /// Divides the sum by the number of batches.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn normalise(&mut self) -> Result<()> {
+        let batches = self.batches.max(1) as f64;
+        let _ = self.sum.f_div_scalar_(batches)?;
+        Ok(())
     }
 
     /// The sum so far, `[width, width]`.

@@ -5,9 +5,13 @@
 pub mod controller;
 pub mod dataset;
 pub mod encoder;
+pub mod formats;
 pub mod fusion;
 pub mod gradient;
 pub mod modality;
 pub mod objective;
 pub mod optimizer;
 pub mod strategy;
+
+#[cfg(test)]
+pub(crate) mod testing;

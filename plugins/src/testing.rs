@@ -316,6 +316,24 @@ pub(crate) fn boundary(moment: Moment, epoch: usize, scores: &[(&str, f64)]) -> 
     }
 }
 
+/// Factors of the learning rate that a controller sets for the epochs of a phase.
+pub(crate) fn learning_rate_factors(config: &dyn ControllerConfig, epochs: usize) -> Vec<f64> {
+    let mut controller = config.build().unwrap();
+    let mut directives =
+        |moment, epoch| controller.after(&boundary(moment, epoch, &[]), &mut ScoresOnly).unwrap();
+    let mut factors = Vec::new();
+    for epoch in 0..epochs {
+        for directive in directives(Moment::EpochStart, epoch) {
+            match directive {
+                Directive::LearningRateFactor { group: None, factor } => factors.push(factor),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        assert!(directives(Moment::EpochEnd, epoch).is_empty());
+    }
+    factors
+}
+
 /// All phases of a strategy for a run with these modalities.
 pub(crate) fn phases(config: &dyn StrategyConfig, modalities: &[&str]) -> Result<Vec<Phase>> {
     let mut strategy = config.build()?;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Config`] with the file, the dotted path, what was found, what was expected and a
 /// likely intent.
-pub fn decode<T: DeserializeOwned>(source: &Source) -> Result<T> {
+pub(super) fn decode<T: DeserializeOwned>(source: &Source) -> Result<T> {
     // typetag keeps the path to an error inside a plugin only when `name` comes first.
     let tree = Value::Object(name_first(&source.tree));
     serde_path_to_error::deserialize(&tree).map_err(|error| {

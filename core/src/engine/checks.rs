@@ -38,6 +38,7 @@ pub struct Plan {
 /// # Errors
 /// [`Error::Refused`], [`Error::Shape`] … for parts that do not fit together.
 pub fn plan(experiment: &Experiment, classes: usize) -> Result<Plan> {
+    check_names(experiment)?;
     let mut layouts = BTreeMap::new();
     let mut fillers = BTreeMap::new();
     for (name, section) in &experiment.modalities {
@@ -169,6 +170,18 @@ fn fits(plugin: &str, needs: &Needs, model: &Model, joint: bool) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses options of the optimizer that name modalities the run does not have.
+pub(super) fn check_names(experiment: &Experiment) -> Result<()> {
+    let known = &experiment.modalities;
+    match experiment.optimizer.modalities().into_iter().find(|name| !known.contains_key(name)) {
+        None => Ok(()),
+        Some(unknown) => Err(Error::refused(
+            format!("the optimizer's options name `{unknown}`, which the run does not have"),
+            format!("name some of {:?}", known.keys().collect::<Vec<_>>()),
+        )),
+    }
 }
 
 /// Refuses an experiment that must choose by a split it does not have.

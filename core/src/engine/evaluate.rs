@@ -17,7 +17,7 @@ use crate::metrics::{Report, Scores};
 use crate::model::Model;
 
 /// Name of the decision that selects and is reported.
-pub const FUSED: &str = "fused";
+pub(super) const FUSED: &str = "fused";
 
 /// How to pass over a split.
 #[derive(Debug, Clone)]

@@ -121,6 +121,7 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let experiment = &resolved.experiment;
         let device = options.device;
+        checks::check_names(experiment)?;
         let source = Arc::new(super::open_data(experiment, &options.data_dir)?);
         let classes = source.classes().len();
         let (model, parameters) =

@@ -26,6 +26,11 @@ pub trait OptimizerConfig: Debug + Send + Sync {
     /// When an option is out of range.
     fn build(&self) -> Result<Box<dyn Optimizer>>;
 
+    /// Modalities that its options name; held against those of the run.
+    fn modalities(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Things that are allowed but almost surely not meant, in words for the user.
     fn warnings(&self) -> Vec<String> {
         Vec::new()

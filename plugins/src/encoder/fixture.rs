@@ -23,10 +23,7 @@ pub(super) fn run(
     x: &Tensor,
     statistics: Statistics,
 ) -> Tensor {
-    let mut pass = Pass {
-        statistics,
-        probe: None,
-    };
+    let mut pass = Pass { statistics, probe: None };
     let mut x = Named::value_of(x.shallow_clone());
     for index in 0..stages {
         x = encoder.stage(index, x, &mut pass).unwrap();
@@ -42,7 +39,5 @@ pub(super) fn feature(encoder: &dyn Encoder, x: &Tensor) -> Tensor {
 /// A tensor of varied numbers in `[-1, 1]`.
 pub(super) fn wave(shape: &[i64]) -> Tensor {
     let count: i64 = shape.iter().product();
-    (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.7)
-        .sin()
-        .view(shape)
+    (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.7).sin().view(shape)
 }

@@ -29,10 +29,7 @@ pub struct MlpConfig {
 
 impl Default for MlpConfig {
     fn default() -> Self {
-        Self {
-            hidden: vec![64],
-            width: 64,
-        }
+        Self { hidden: vec![64], width: 64 }
     }
 }
 
@@ -40,12 +37,7 @@ impl Default for MlpConfig {
 impl EncoderConfig for MlpConfig {
     fn validate(&self) -> Result<()> {
         let hidden = format!("{:?}", self.hidden);
-        ensure_range(
-            "hidden",
-            "a list of [1, inf)",
-            hidden,
-            self.hidden.iter().all(|&n| n >= 1),
-        )?;
+        ensure_range("hidden", "a list of [1, inf)", hidden, self.hidden.iter().all(|&n| n >= 1))?;
         ensure_range("width", "[1, inf)", self.width, self.width >= 1)
     }
 
@@ -55,20 +47,13 @@ impl EncoderConfig for MlpConfig {
         let mut width = shape.iter().product();
         let mut layers = Vec::new();
         for (index, &outputs) in self.hidden.iter().chain([&self.width]).enumerate() {
-            layers.push(Linear::new(
-                &at.sub(&format!("fc{}", index + 1)),
-                width,
-                outputs,
-            )?);
+            layers.push(Linear::new(&at.sub(&format!("fc{}", index + 1)), width, outputs)?);
             width = outputs;
         }
         Ok(Box::new(Mlp { layers, width }))
     }
 }
-register!(
-    encoder::<MlpConfig>,
-    source = "Rumelhart et al. 1986, doi:10.1038/323533a0"
-);
+register!(encoder::<MlpConfig>, source = "Rumelhart et al. 1986, doi:10.1038/323533a0");
 
 struct Mlp {
     layers: Vec<Linear>,
@@ -89,10 +74,7 @@ impl Encoder for Mlp {
     }
 
     fn layers(&self) -> Vec<Layer> {
-        self.layers
-            .iter()
-            .map(|layer| layer.layer().clone())
-            .collect()
+        self.layers.iter().map(|layer| layer.layer().clone()).collect()
     }
 }
 
@@ -103,10 +85,7 @@ mod tests {
 
     #[test]
     fn one_layer_computes_a_rectified_affine_map() {
-        let config = MlpConfig {
-            hidden: vec![],
-            width: 2,
-        };
+        let config = MlpConfig { hidden: vec![], width: 2 };
         let (encoder, store) = build(&config, &[2]).unwrap();
         let set = |name: &str, values: &[f32], shape: &[i64]| {
             let _guard = no_grad_guard();
@@ -135,10 +114,7 @@ mod tests {
 
     #[test]
     fn layers_are_listed_in_forward_order_with_their_shapes() {
-        let config = MlpConfig {
-            hidden: vec![7, 5],
-            width: 3,
-        };
+        let config = MlpConfig { hidden: vec![7, 5], width: 3 };
         let (encoder, _) = build(&config, &[4]).unwrap();
         let found: Vec<_> = encoder
             .layers()
@@ -152,10 +128,7 @@ mod tests {
 
     #[test]
     fn layers_without_neurons_and_samples_without_dimensions_are_refused() {
-        let config = MlpConfig {
-            hidden: vec![8, 0],
-            width: 3,
-        };
+        let config = MlpConfig { hidden: vec![8, 0], width: 3 };
         let error = config.validate().unwrap_err().to_string();
         assert_eq!(error, "`hidden` is [8, 0], expected a list of [1, inf)");
         let error = build(&MlpConfig::default(), &[]).err().unwrap().to_string();

@@ -36,11 +36,7 @@ impl EncoderConfig for Resnet18Config {
         let expected = "[channels, height, width] or [channels, frames, height, width]";
         let shape = value_shape("resnet18", inputs, expected, |rank| matches!(rank, 3 | 4))?;
         let mut width = WIDTHS[0];
-        let stem = Unit::new(
-            &at.sub("conv1"),
-            &at.sub("bn1"),
-            square(shape[0], width, 7, 2),
-        )?;
+        let stem = Unit::new(&at.sub("conv1"), &at.sub("bn1"), square(shape[0], width, 7, 2))?;
         let mut layers = Vec::new();
         for (index, outputs) in WIDTHS.into_iter().enumerate() {
             let at = at.sub(&format!("layer{}", index + 1));
@@ -51,18 +47,10 @@ impl EncoderConfig for Resnet18Config {
             width = outputs;
         }
         let frames = (shape.len() == 4).then(|| shape[1]);
-        Ok(Box::new(Resnet18 {
-            frames,
-            stem,
-            layers,
-            width,
-        }))
+        Ok(Box::new(Resnet18 { frames, stem, layers, width }))
     }
 }
-register!(
-    encoder::<Resnet18Config>,
-    source = "He et al. 2016, arXiv:1512.03385"
-);
+register!(encoder::<Resnet18Config>, source = "He et al. 2016, arXiv:1512.03385");
 
 /// Channels of the four layers.
 const WIDTHS: [i64; 4] = [64, 128, 256, 512];
@@ -75,10 +63,7 @@ struct Unit {
 
 impl Unit {
     fn new(conv: &Builder<'_>, norm: &Builder<'_>, shape: Conv2dShape) -> Result<Self> {
-        let scale = Initial::Normal {
-            mean: 1.0,
-            deviation: 0.02,
-        };
+        let scale = Initial::Normal { mean: 1.0, deviation: 0.02 };
         Ok(Self {
             conv: Conv2d::new(conv, shape)?,
             norm: BatchNorm::new(norm, shape.outputs, scale)?,
@@ -117,7 +102,7 @@ impl Block {
     fn forward(&self, x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let inner = self.first.forward(x, pass)?.f_relu_()?;
         let mut sum = self.second.forward(&inner, pass)?;
-        match &self.downsample {
+        let _ = match &self.downsample {
             Some(unit) => sum.f_add_(&unit.forward(x, pass)?)?,
             None => sum.f_add_(x)?,
         };
@@ -126,10 +111,7 @@ impl Block {
 
     /// Convolutions in forward order.
     fn convolutions(&self) -> impl Iterator<Item = &Conv2d> {
-        [&self.first, &self.second]
-            .into_iter()
-            .chain(&self.downsample)
-            .map(|unit| &unit.conv)
+        [&self.first, &self.second].into_iter().chain(&self.downsample).map(|unit| &unit.conv)
     }
 }
 
@@ -174,10 +156,8 @@ impl Encoder for Resnet18 {
         if index == 0 {
             return Ok(Named::value_of(self.enter(x, pass)?));
         }
-        let [first, second] = self
-            .layers
-            .get(index - 1)
-            .ok_or_else(|| no_stage("resnet18", index))?;
+        let [first, second] =
+            self.layers.get(index - 1).ok_or_else(|| no_stage("resnet18", index))?;
         let mut x = second.forward(&first.forward(x, pass)?, pass)?;
         if index == self.layers.len() {
             x = self.leave(&x)?;
@@ -191,10 +171,7 @@ impl Encoder for Resnet18 {
 
     fn layers(&self) -> Vec<Layer> {
         let blocks = self.layers.iter().flatten().flat_map(Block::convolutions);
-        std::iter::once(&self.stem.conv)
-            .chain(blocks)
-            .map(|conv| conv.layer().clone())
-            .collect()
+        std::iter::once(&self.stem.conv).chain(blocks).map(|conv| conv.layer().clone()).collect()
     }
 }
 
@@ -206,39 +183,17 @@ mod tests {
     #[test]
     fn it_has_the_published_number_of_parameters_and_names() {
         let (encoder, store) = build(&Resnet18Config {}, &[3, 32, 32]).unwrap();
-        assert_eq!(
-            store.size(&GroupId::Encoder("video".to_owned())),
-            11_176_512
-        );
-        for name in [
-            "conv1.weight",
-            "bn1.bias",
-            "layer1.0.conv1.weight",
-            "layer4.1.bn2.weight",
-        ] {
-            assert!(
-                store.find(&format!("encoder.video.{name}")).is_some(),
-                "{name}"
-            );
+        assert_eq!(store.size(&GroupId::Encoder("video".to_owned())), 11_176_512);
+        for name in ["conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer4.1.bn2.weight"] {
+            assert!(store.find(&format!("encoder.video.{name}")).is_some(), "{name}");
         }
         for (name, shape) in [
             ("layer2.0.downsample.0.weight", vec![128, 64, 1, 1]),
             ("layer4.0.downsample.1.weight", vec![512]),
         ] {
-            assert_eq!(
-                store
-                    .find(&format!("encoder.video.{name}"))
-                    .unwrap()
-                    .1
-                    .size(),
-                shape
-            );
+            assert_eq!(store.find(&format!("encoder.video.{name}")).unwrap().1.size(), shape);
         }
-        assert!(
-            store
-                .find("encoder.video.layer1.0.downsample.0.weight")
-                .is_none()
-        );
+        assert!(store.find("encoder.video.layer1.0.downsample.0.weight").is_none());
         assert_eq!((encoder.stages(), encoder.width()), (5, 512));
     }
 
@@ -250,19 +205,12 @@ mod tests {
             let (found_mean, found) = (values.mean(Kind::Float), values.std(true));
             let error = (found_mean.double_value(&[]) - mean).abs();
             // Five standard errors of the mean; the deviation to 15 %.
-            assert!(
-                error < 5.0 * deviation / (values.numel() as f64).sqrt(),
-                "{name}: {error}"
-            );
+            assert!(error < 5.0 * deviation / (values.numel() as f64).sqrt(), "{name}: {error}");
             let ratio = found.double_value(&[]) / deviation;
             assert!((ratio - 1.0).abs() < 0.15, "{name}: {ratio}");
         };
         check("conv1.weight", 0.0, (2.0 / (64.0 * 49.0f64)).sqrt());
-        check(
-            "layer3.0.conv2.weight",
-            0.0,
-            (2.0 / (256.0 * 9.0f64)).sqrt(),
-        );
+        check("layer3.0.conv2.weight", 0.0, (2.0 / (256.0 * 9.0f64)).sqrt());
         check("layer2.0.downsample.0.weight", 0.0, (2.0 / 128.0f64).sqrt());
         check("layer4.1.bn2.weight", 1.0, 0.02);
     }
@@ -270,11 +218,8 @@ mod tests {
     #[test]
     fn layers_are_listed_in_forward_order_each_downsampling_after_its_second_convolution() {
         let (encoder, _) = build(&Resnet18Config {}, &[3, 32, 32]).unwrap();
-        let names: Vec<String> = encoder
-            .layers()
-            .iter()
-            .map(|layer| layer.local_name().to_owned())
-            .collect();
+        let names: Vec<String> =
+            encoder.layers().iter().map(|layer| layer.local_name().to_owned()).collect();
         assert_eq!(names.len(), 20);
         assert_eq!(names[..3], ["conv1", "layer1.0.conv1", "layer1.0.conv2"]);
         assert_eq!(
@@ -316,9 +261,8 @@ mod tests {
         let x = wave(&[2, 3, 4, 32, 32]);
         let stem = run(several.as_ref(), 1, &x, Statistics::Running);
         assert_eq!(stem.size(), [8, 64, 8, 8]);
-        let frames: Vec<Tensor> = (0..4)
-            .map(|frame| feature(single.as_ref(), &x.select(2, frame)))
-            .collect();
+        let frames: Vec<Tensor> =
+            (0..4).map(|frame| feature(single.as_ref(), &x.select(2, frame))).collect();
         let expected = Tensor::stack(&frames, 0).mean_dim(0i64, false, Kind::Float);
         let found = feature(several.as_ref(), &x);
         assert_eq!(found.size(), [2, 512]);
@@ -341,14 +285,8 @@ mod tests {
 
     #[test]
     fn inputs_of_another_rank_are_refused_with_what_is_wanted() {
-        let error = build(&Resnet18Config {}, &[32, 32])
-            .err()
-            .unwrap()
-            .to_string();
+        let error = build(&Resnet18Config {}, &[32, 32]).err().unwrap().to_string();
         assert!(error.contains("input of encoder `resnet18`"), "{error}");
-        assert!(
-            error.contains("[channels, frames, height, width]"),
-            "{error}"
-        );
+        assert!(error.contains("[channels, frames, height, width]"), "{error}");
     }
 }

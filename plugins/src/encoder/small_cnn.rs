@@ -29,10 +29,7 @@ pub struct SmallCnnConfig {
 
 impl Default for SmallCnnConfig {
     fn default() -> Self {
-        Self {
-            channels: vec![16, 32, 64],
-            kernel: 3,
-        }
+        Self { channels: vec![16, 32, 64], kernel: 3 }
     }
 }
 
@@ -41,12 +38,7 @@ impl EncoderConfig for SmallCnnConfig {
     fn validate(&self) -> Result<()> {
         let usable = !self.channels.is_empty() && self.channels.iter().all(|&n| n >= 1);
         let channels = format!("{:?}", self.channels);
-        ensure_range(
-            "channels",
-            "a list of [1, inf), not empty",
-            channels,
-            usable,
-        )?;
+        ensure_range("channels", "a list of [1, inf), not empty", channels, usable)?;
         let odd = self.kernel >= 1 && self.kernel % 2 == 1;
         ensure_range("kernel", "an odd number in [1, inf)", self.kernel, odd)
     }
@@ -94,10 +86,7 @@ impl Encoder for SmallCnn {
     }
 
     fn stage(&self, index: usize, x: Named, pass: &mut Pass<'_>) -> Result<Named> {
-        let block = self
-            .blocks
-            .get(index)
-            .ok_or_else(|| no_stage("small_cnn", index))?;
+        let block = self.blocks.get(index).ok_or_else(|| no_stage("small_cnn", index))?;
         let x = block.conv.forward(x.value()?, pass)?;
         let mut x = block.norm.forward(&x, pass)?.f_relu_()?;
         if block.pool {
@@ -114,10 +103,7 @@ impl Encoder for SmallCnn {
     }
 
     fn layers(&self) -> Vec<Layer> {
-        self.blocks
-            .iter()
-            .map(|block| block.conv.layer().clone())
-            .collect()
+        self.blocks.iter().map(|block| block.conv.layer().clone()).collect()
     }
 }
 
@@ -142,30 +128,19 @@ mod tests {
     #[test]
     fn maps_thinner_than_two_are_not_pooled() {
         let (encoder, _) = build(&SmallCnnConfig::default(), &[1, 2, 9]).unwrap();
-        let second = run(
-            encoder.as_ref(),
-            2,
-            &wave(&[2, 1, 2, 9]),
-            Statistics::Running,
-        );
+        let second = run(encoder.as_ref(), 2, &wave(&[2, 1, 2, 9]), Statistics::Running);
         assert_eq!(second.size(), [2, 32, 1, 4]);
-        assert_eq!(
-            feature(encoder.as_ref(), &wave(&[2, 1, 2, 9])).size(),
-            [2, 64]
-        );
+        assert_eq!(feature(encoder.as_ref(), &wave(&[2, 1, 2, 9])).size(), [2, 64]);
     }
 
     #[test]
     fn a_block_computes_convolution_rectifier_and_maximum() {
-        let config = SmallCnnConfig {
-            channels: vec![1],
-            kernel: 1,
-        };
+        let config = SmallCnnConfig { channels: vec![1], kernel: 1 };
         let (encoder, store) = build(&config, &[1, 2, 2]).unwrap();
         let path = "encoder.video.conv1.weight";
         {
             let _guard = no_grad_guard();
-            store.find(path).unwrap().1.shallow_clone().fill_(-2.0);
+            let _ = store.find(path).unwrap().1.shallow_clone().fill_(-2.0);
         }
         // -2 x = (-2, 6, 4, -8), its maximum 6; untrained running statistics divide by
         // sqrt(1 + 1e-5).
@@ -176,10 +151,7 @@ mod tests {
 
     #[test]
     fn inputs_that_are_no_images_are_refused_with_what_is_wanted() {
-        let error = build(&SmallCnnConfig::default(), &[3, 4, 32, 32])
-            .err()
-            .unwrap()
-            .to_string();
+        let error = build(&SmallCnnConfig::default(), &[3, 4, 32, 32]).err().unwrap().to_string();
         assert!(error.contains("input of encoder `small_cnn`"), "{error}");
         assert!(error.contains("[channels, height, width]"), "{error}");
         assert!(error.contains("[3, 4, 32, 32]"), "{error}");
@@ -187,26 +159,9 @@ mod tests {
 
     #[test]
     fn an_even_kernel_and_an_empty_list_of_channels_are_refused() {
-        let even = SmallCnnConfig {
-            kernel: 4,
-            ..SmallCnnConfig::default()
-        };
-        assert!(
-            even.validate()
-                .unwrap_err()
-                .to_string()
-                .starts_with("`kernel` is 4")
-        );
-        let empty = SmallCnnConfig {
-            channels: vec![],
-            ..SmallCnnConfig::default()
-        };
-        assert!(
-            empty
-                .validate()
-                .unwrap_err()
-                .to_string()
-                .starts_with("`channels` is []")
-        );
+        let even = SmallCnnConfig { kernel: 4, ..SmallCnnConfig::default() };
+        assert!(even.validate().unwrap_err().to_string().starts_with("`kernel` is 4"));
+        let empty = SmallCnnConfig { channels: vec![], ..SmallCnnConfig::default() };
+        assert!(empty.validate().unwrap_err().to_string().starts_with("`channels` is []"));
     }
 }

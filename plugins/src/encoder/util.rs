@@ -10,13 +10,9 @@ pub(super) fn value_shape<'a>(
     fits: fn(usize) -> bool,
 ) -> Result<&'a [i64]> {
     match inputs {
-        [
-            TensorLayout {
-                name,
-                shape,
-                element: Element::F32,
-            },
-        ] if name == Named::VALUE && fits(shape.len()) && shape.iter().all(|&size| size > 0) => {
+        [TensorLayout { name, shape, element: Element::F32 }]
+            if name == Named::VALUE && fits(shape.len()) && shape.iter().all(|&size| size > 0) =>
+        {
             Ok(shape)
         }
         _ => Err(Error::shape(

@@ -40,15 +40,10 @@ pub enum Averaged {
 #[typetag::serde(name = "average")]
 impl FusionConfig for AverageConfig {
     fn build(&self, _context: &FusionContext<'_>) -> Result<Box<dyn Fusion>> {
-        Ok(Box::new(Average {
-            decide: self.decide,
-        }))
+        Ok(Box::new(Average { decide: self.decide }))
     }
 }
-register!(
-    fusion::<AverageConfig>,
-    source = "Kittler et al. 1998, doi:10.1109/34.667881"
-);
+register!(fusion::<AverageConfig>, source = "Kittler et al. 1998, doi:10.1109/34.667881");
 
 struct Average {
     decide: Averaged,
@@ -58,10 +53,7 @@ impl Persist for Average {}
 
 impl Fusion for Average {
     fn needs(&self) -> Needs {
-        Needs {
-            unimodal_heads: true,
-            ..Needs::default()
-        }
+        Needs { unimodal_heads: true, ..Needs::default() }
     }
 
     fn additive(&self) -> bool {
@@ -139,10 +131,7 @@ mod tests {
             .joint(&ByModality::new(), &by_modality(z), &mut Pass::evaluation())
             .unwrap()
             .unwrap();
-        let targets = Targets {
-            labels: Tensor::from_slice(&[0i64]),
-            mixed: None,
-        };
+        let targets = Targets { labels: Tensor::from_slice(&[0i64]), mixed: None };
         let loss = targets.cross_entropy(&joint).unwrap();
         for gradient in Tensor::run_backward(&[loss], &leaves, false, false) {
             assert_close(&gradient, &rows(&[[-0.311_230, 0.311_230]]), 1e-6);
@@ -152,18 +141,9 @@ mod tests {
     #[test]
     fn the_split_sums_to_the_joint_logits() {
         let fusion = average(Averaged::default());
-        let logits = by_modality([
-            rows(&[[2.0, 0.5]]),
-            rows(&[[-1.0, 3.0]]),
-            rows(&[[0.3, 0.2]]),
-        ]);
-        let joint = fusion
-            .joint(&ByModality::new(), &logits, &mut Pass::evaluation())
-            .unwrap();
-        let outputs = Outputs {
-            logits,
-            ..Outputs::default()
-        };
+        let logits = by_modality([rows(&[[2.0, 0.5]]), rows(&[[-1.0, 3.0]]), rows(&[[0.3, 0.2]])]);
+        let joint = fusion.joint(&ByModality::new(), &logits, &mut Pass::evaluation()).unwrap();
+        let outputs = Outputs { logits, ..Outputs::default() };
         let split = fusion.split(&outputs).unwrap().unwrap();
         let sum: Tensor = split.values().sum();
         assert!(fusion.additive());
@@ -180,11 +160,6 @@ mod tests {
     fn without_any_logits_there_is_no_joint() {
         let none = ByModality::new();
         let fusion = average(Averaged::default());
-        assert!(
-            fusion
-                .joint(&none, &none, &mut Pass::evaluation())
-                .unwrap()
-                .is_none()
-        );
+        assert!(fusion.joint(&none, &none, &mut Pass::evaluation()).unwrap().is_none());
     }
 }

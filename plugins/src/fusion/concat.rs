@@ -31,12 +31,7 @@ pub struct ConcatConfig {
 impl FusionConfig for ConcatConfig {
     fn validate(&self) -> Result<()> {
         let hidden = format!("{:?}", self.hidden);
-        ensure_range(
-            "hidden",
-            "a list of [1, inf)",
-            hidden,
-            self.hidden.iter().all(|&n| n >= 1),
-        )
+        ensure_range("hidden", "a list of [1, inf)", hidden, self.hidden.iter().all(|&n| n >= 1))
     }
 
     fn build(&self, context: &FusionContext<'_>) -> Result<Box<dyn Fusion>> {
@@ -45,23 +40,13 @@ impl FusionConfig for ConcatConfig {
         let mut inputs = context.widths.values().sum();
         let mut layers = Vec::new();
         for (index, &outputs) in self.hidden.iter().chain([&context.classes]).enumerate() {
-            layers.push(Linear::new(
-                &at.sub(&format!("fc{}", index + 1)),
-                inputs,
-                outputs,
-            )?);
+            layers.push(Linear::new(&at.sub(&format!("fc{}", index + 1)), inputs, outputs)?);
             inputs = outputs;
         }
-        Ok(Box::new(Concat {
-            widths: context.widths.clone(),
-            layers,
-        }))
+        Ok(Box::new(Concat { widths: context.widths.clone(), layers }))
     }
 }
-register!(
-    fusion::<ConcatConfig>,
-    source = "Baltrusaitis et al. 2019, arXiv:1705.09406"
-);
+register!(fusion::<ConcatConfig>, source = "Baltrusaitis et al. 2019, arXiv:1705.09406");
 
 struct Concat {
     widths: ByModality<i64>,
@@ -71,10 +56,7 @@ struct Concat {
 impl Concat {
     /// The features of all modalities, alphabetically; `None` when one did not run.
     fn inputs<'a>(&self, features: &'a ByModality<Tensor>) -> Option<Vec<&'a Tensor>> {
-        self.widths
-            .keys()
-            .map(|modality| features.get(modality))
-            .collect()
+        self.widths.keys().map(|modality| features.get(modality)).collect()
     }
 }
 
@@ -110,10 +92,7 @@ impl Fusion for Concat {
             return Ok(None);
         };
         let modalities = self.widths.len() as f64;
-        let bias = layer
-            .bias()
-            .map(|bias| bias.f_div_scalar(modalities))
-            .transpose()?;
+        let bias = layer.bias().map(|bias| bias.f_div_scalar(modalities)).transpose()?;
         let mut split = ByModality::new();
         let mut start = 0;
         for ((modality, &width), feature) in self.widths.iter().zip(inputs) {
@@ -144,14 +123,8 @@ mod tests {
     /// Features and joint logits of a batch, in f32 as the parameters are.
     fn outputs<const COUNT: usize>(fusion: &dyn Fusion, features: [Tensor; COUNT]) -> Outputs {
         let features = by_modality(features.map(|feature| feature.to_kind(Kind::Float)));
-        let joint = fusion
-            .joint(&features, &ByModality::new(), &mut Pass::evaluation())
-            .unwrap();
-        Outputs {
-            features,
-            joint,
-            ..Outputs::default()
-        }
+        let joint = fusion.joint(&features, &ByModality::new(), &mut Pass::evaluation()).unwrap();
+        Outputs { features, joint, ..Outputs::default() }
     }
 
     fn total(split: &ByModality<Tensor>) -> Tensor {
@@ -166,10 +139,7 @@ mod tests {
             let path = format!("joint_head.fc1.{name}");
             store.find(&path).unwrap().1.shallow_clone().copy_(values);
         };
-        set(
-            "weight",
-            &rows(&[[1.0, 0.0, 0.5, -1.0], [0.0, 1.0, -0.5, 2.0]]),
-        );
+        set("weight", &rows(&[[1.0, 0.0, 0.5, -1.0], [0.0, 1.0, -0.5, 2.0]]));
         set("bias", &Tensor::from_slice(&[0.2, -0.2]));
         let outputs = outputs(fusion.as_ref(), [rows(&[[1.0, 2.0]]), rows(&[[3.0, -1.0]])]);
         let joint = outputs.joint.as_ref().unwrap();
@@ -205,15 +175,8 @@ mod tests {
         assert_eq!(outputs.joint.as_ref().unwrap().size(), [1, 4]);
         assert!(!fusion.additive());
         assert!(fusion.split(&outputs).unwrap().is_none());
-        assert_eq!(
-            store.size(&GroupId::JointHead),
-            (4 + 1) * 5 + (5 + 1) * 3 + (3 + 1) * 4
-        );
-        let sum = fusion
-            .decide(&outputs)
-            .unwrap()
-            .sum(Kind::Double)
-            .double_value(&[]);
+        assert_eq!(store.size(&GroupId::JointHead), (4 + 1) * 5 + (5 + 1) * 3 + (3 + 1) * 4);
+        let sum = fusion.decide(&outputs).unwrap().sum(Kind::Double).double_value(&[]);
         assert!((sum - 1.0).abs() < 1e-6);
     }
 
@@ -233,10 +196,7 @@ mod tests {
 
     #[test]
     fn a_layer_without_neurons_is_refused() {
-        let error = ConcatConfig { hidden: vec![0] }
-            .validate()
-            .unwrap_err()
-            .to_string();
+        let error = ConcatConfig { hidden: vec![0] }.validate().unwrap_err().to_string();
         assert_eq!(error, "`hidden` is [0], expected a list of [1, inf)");
     }
 }

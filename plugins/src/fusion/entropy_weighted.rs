@@ -44,15 +44,10 @@ pub enum Weights {
 #[typetag::serde(name = "entropy_weighted")]
 impl FusionConfig for EntropyWeightedConfig {
     fn build(&self, _context: &FusionContext<'_>) -> Result<Box<dyn Fusion>> {
-        Ok(Box::new(EntropyWeighted {
-            weights: self.weights,
-        }))
+        Ok(Box::new(EntropyWeighted { weights: self.weights }))
     }
 }
-register!(
-    fusion::<EntropyWeightedConfig>,
-    source = "Zhang et al. 2024, arXiv:2311.10707"
-);
+register!(fusion::<EntropyWeightedConfig>, source = "Zhang et al. 2024, arXiv:2311.10707");
 
 struct EntropyWeighted {
     weights: Weights,
@@ -69,9 +64,7 @@ impl EntropyWeighted {
         // Logarithms straight from the logits: those of underflowed probabilities are infinite.
         let log = logits.f_log_softmax(classes, None::<Kind>)?;
         let negative_entropy =
-            log.f_exp()?
-                .f_mul(&log)?
-                .f_sum_dim_intlist(summed, true, None::<Kind>)?;
+            log.f_exp()?.f_mul(&log)?.f_sum_dim_intlist(summed, true, None::<Kind>)?;
         Ok(negative_entropy.f_softmax(0, None::<Kind>)?)
     }
 }
@@ -80,10 +73,7 @@ impl Persist for EntropyWeighted {}
 
 impl Fusion for EntropyWeighted {
     fn needs(&self) -> Needs {
-        Needs {
-            unimodal_heads: true,
-            ..Needs::default()
-        }
+        Needs { unimodal_heads: true, ..Needs::default() }
     }
 
     fn joint(
@@ -109,18 +99,11 @@ mod tests {
     };
     use super::*;
 
-    const PER_SAMPLE: EntropyWeighted = EntropyWeighted {
-        weights: Weights::PerSample,
-    };
-    const BATCH: EntropyWeighted = EntropyWeighted {
-        weights: Weights::Batch,
-    };
+    const PER_SAMPLE: EntropyWeighted = EntropyWeighted { weights: Weights::PerSample };
+    const BATCH: EntropyWeighted = EntropyWeighted { weights: Weights::Batch };
 
     fn weights<const COUNT: usize>(fusion: &EntropyWeighted, logits: [Tensor; COUNT]) -> Tensor {
-        fusion
-            .weights(&stack(&by_modality(logits)).unwrap())
-            .unwrap()
-            .squeeze_dim(-1)
+        fusion.weights(&stack(&by_modality(logits)).unwrap()).unwrap().squeeze_dim(-1)
     }
 
     #[test]
@@ -143,10 +126,7 @@ mod tests {
     }
 
     fn batch() -> [Tensor; 2] {
-        [
-            rows(&[[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
-            rows(&[[0.5, 0.5, 0.0], [0.0, 0.0, 3.0]]),
-        ]
+        [rows(&[[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), rows(&[[0.5, 0.5, 0.0], [0.0, 0.0, 3.0]])]
     }
 
     #[test]
@@ -163,11 +143,7 @@ mod tests {
     #[test]
     fn weights_by_batch_match_the_released_code_and_depend_on_the_batch() {
         let together = weights(&BATCH, batch());
-        assert_close(
-            &together,
-            &rows(&[[0.469_008_645_8], [0.530_991_354_2]]),
-            1e-9,
-        );
+        assert_close(&together, &rows(&[[0.469_008_645_8], [0.530_991_354_2]]), 1e-9);
         let fused = rows(&[
             [1.203_512_968_7, 0.265_495_677_1, 0.0],
             [0.0, 0.469_008_645_8, 1.592_974_062_7],

@@ -14,28 +14,14 @@ pub(super) fn build(
 ) -> (Box<dyn Fusion>, Parameters) {
     let store = RefCell::new(Parameters::default());
     let at = Builder::new(&store, Seed(0), Device::Cpu, GroupId::Fusion);
-    let widths = MODALITIES
-        .map(str::to_owned)
-        .into_iter()
-        .zip(widths.iter().copied())
-        .collect();
-    let fusion = config
-        .build(&FusionContext {
-            widths,
-            classes,
-            at,
-        })
-        .unwrap();
+    let widths = MODALITIES.map(str::to_owned).into_iter().zip(widths.iter().copied()).collect();
+    let fusion = config.build(&FusionContext { widths, classes, at }).unwrap();
     (fusion, store.into_inner())
 }
 
 /// Names tensors after the first modalities.
 pub(super) fn by_modality<const COUNT: usize>(tensors: [Tensor; COUNT]) -> ByModality<Tensor> {
-    MODALITIES
-        .map(str::to_owned)
-        .into_iter()
-        .zip(tensors)
-        .collect()
+    MODALITIES.map(str::to_owned).into_iter().zip(tensors).collect()
 }
 
 /// Makes an f64 matrix.
@@ -45,10 +31,7 @@ pub(super) fn rows<const WIDTH: usize>(rows: &[[f64; WIDTH]]) -> Tensor {
 
 /// Decides on logits alone.
 pub(super) fn decide<const COUNT: usize>(fusion: &dyn Fusion, logits: [Tensor; COUNT]) -> Tensor {
-    let outputs = Outputs {
-        logits: by_modality(logits),
-        ..Outputs::default()
-    };
+    let outputs = Outputs { logits: by_modality(logits), ..Outputs::default() };
     fusion.decide(&outputs).unwrap()
 }
 
@@ -56,18 +39,13 @@ pub(super) fn decide<const COUNT: usize>(fusion: &dyn Fusion, logits: [Tensor; C
 pub(super) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64) {
     assert_eq!(found.size(), expected.size());
     let error = (found - expected).abs().max().double_value(&[]);
-    assert!(
-        error <= tolerance,
-        "off by {error}: found {found}, expected {expected}"
-    );
+    assert!(error <= tolerance, "off by {error}: found {found}, expected {expected}");
 }
 
 /// Holds a decision on logits to what every decision must be, for one to three modalities.
 pub(super) fn assert_decides_on_whatever_ran(fusion: &dyn Fusion) {
     let z = |shift: f64| {
-        let values: Vec<f64> = (0..12)
-            .map(|i| 3.0 * (f64::from(i) + shift).sin())
-            .collect();
+        let values: Vec<f64> = (0..12).map(|i| 3.0 * (f64::from(i) + shift).sin()).collect();
         Tensor::from_slice(&values).view([4, 3])
     };
     for decision in [
@@ -77,18 +55,10 @@ pub(super) fn assert_decides_on_whatever_ran(fusion: &dyn Fusion) {
         decide(fusion, [z(0.1) * 1e4, z(0.2)]),
     ] {
         let ones = Tensor::ones([4], (Kind::Double, Device::Cpu));
-        assert_close(
-            &decision.sum_dim_intlist(-1i64, false, Kind::Double),
-            &ones,
-            1e-12,
-        );
+        assert_close(&decision.sum_dim_intlist(-1i64, false, Kind::Double), &ones, 1e-12);
         assert!(decision.min().double_value(&[]) >= 0.0);
     }
-    assert_close(
-        &decide(fusion, [z(0.1)]),
-        &z(0.1).softmax(-1, Kind::Double),
-        1e-12,
-    );
+    assert_close(&decide(fusion, [z(0.1)]), &z(0.1).softmax(-1, Kind::Double), 1e-12);
     let error = fusion.decide(&Outputs::default()).unwrap_err().to_string();
     assert!(error.contains("at least one modality"), "{error}");
 }

@@ -26,10 +26,7 @@ impl FusionConfig for MaxConfig {
         Ok(Box::new(Max))
     }
 }
-register!(
-    fusion::<MaxConfig>,
-    source = "Kittler et al. 1998, doi:10.1109/34.667881"
-);
+register!(fusion::<MaxConfig>, source = "Kittler et al. 1998, doi:10.1109/34.667881");
 
 struct Max;
 
@@ -37,10 +34,7 @@ impl Persist for Max {}
 
 impl Fusion for Max {
     fn needs(&self) -> Needs {
-        Needs {
-            unimodal_heads: true,
-            ..Needs::default()
-        }
+        Needs { unimodal_heads: true, ..Needs::default() }
     }
 
     fn joint(
@@ -70,10 +64,7 @@ mod tests {
     fn every_class_gets_its_largest_probability_rescaled() {
         let fusion = build(&MaxConfig {}, &[2, 2], 3).0;
         // Logarithms of probabilities (0.7, 0.2, 0.1) and (0.3, 0.3, 0.4): maxima 0.7, 0.3, 0.4.
-        let z = [
-            rows(&[[0.7, 0.2, 0.1]]).log(),
-            rows(&[[0.3, 0.3, 0.4]]).log(),
-        ];
+        let z = [rows(&[[0.7, 0.2, 0.1]]).log(), rows(&[[0.3, 0.3, 0.4]]).log()];
         let expected = rows(&[[0.5, 3.0 / 14.0, 2.0 / 7.0]]);
         assert_close(&decide(fusion.as_ref(), z), &expected, 1e-12);
     }

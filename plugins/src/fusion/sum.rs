@@ -28,10 +28,7 @@ impl FusionConfig for SumConfig {
         Ok(Box::new(Sum))
     }
 }
-register!(
-    fusion::<SumConfig>,
-    source = "Peng et al. 2022, arXiv:2203.15332"
-);
+register!(fusion::<SumConfig>, source = "Peng et al. 2022, arXiv:2203.15332");
 
 struct Sum;
 
@@ -39,10 +36,7 @@ impl Persist for Sum {}
 
 impl Fusion for Sum {
     fn needs(&self) -> Needs {
-        Needs {
-            unimodal_heads: true,
-            ..Needs::default()
-        }
+        Needs { unimodal_heads: true, ..Needs::default() }
     }
 
     fn additive(&self) -> bool {
@@ -88,14 +82,8 @@ mod tests {
     #[test]
     fn the_joint_logits_are_the_sum_of_the_split() {
         let logits = by_modality([rows(&[[2.0, 0.5]]), rows(&[[-1.0, 3.0]])]);
-        let joint = sum()
-            .joint(&ByModality::new(), &logits, &mut Pass::evaluation())
-            .unwrap();
-        let outputs = Outputs {
-            logits,
-            joint,
-            ..Outputs::default()
-        };
+        let joint = sum().joint(&ByModality::new(), &logits, &mut Pass::evaluation()).unwrap();
+        let outputs = Outputs { logits, joint, ..Outputs::default() };
         assert_close(outputs.joint.as_ref().unwrap(), &rows(&[[1.0, 3.5]]), 0.0);
         let split = sum().split(&outputs).unwrap().unwrap();
         assert!(sum().additive());

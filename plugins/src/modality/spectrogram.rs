@@ -121,7 +121,7 @@ impl ModalityConfig for SpectrogramConfig {
         let length = self.length_samples;
         ensure_range("length_samples", "[1, 2^28]", length, (1..=MOST).contains(&length))?;
         let values = (window / 2 + 1) * (1 + length / hop);
-        ensure_range("hop_samples", "enough for 2^28 values", hop, values <= MOST)?;
+        ensure_range("hop_samples", "large enough for at most 2^28 values", hop, values <= MOST)?;
         if self.edges == Edges::Reflect {
             let expected = "more than window_samples / 2 with edges = \"reflect\"";
             ensure_range("length_samples", expected, length, length > window / 2)?;

@@ -15,11 +15,7 @@ pub(super) struct Fixed {
 impl Forward for Fixed {
     fn full(&self) -> Spec {
         let evaluation = Spec::evaluation(self.modalities.iter().cloned());
-        Spec {
-            statistics: None,
-            gradients: true,
-            ..evaluation
-        }
+        Spec { statistics: None, gradients: true, ..evaluation }
     }
 
     fn run(&mut self, _spec: &Spec) -> Result<Outputs> {
@@ -33,10 +29,7 @@ impl Forward for Fixed {
 
 /// Targets of one sample of class `label`.
 pub(super) fn one_label(label: i64) -> Targets {
-    Targets {
-        labels: Tensor::from_slice(&[label]),
-        mixed: None,
-    }
+    Targets { labels: Tensor::from_slice(&[label]), mixed: None }
 }
 
 /// Logits of one sample, in f64.

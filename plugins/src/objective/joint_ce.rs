@@ -33,10 +33,7 @@ impl Persist for JointCe {}
 
 impl Objective for JointCe {
     fn needs(&self) -> Needs {
-        Needs {
-            joint_logits: true,
-            ..Needs::default()
-        }
+        Needs { joint_logits: true, ..Needs::default() }
     }
 
     fn terms(&self, forward: &mut dyn Forward, _notes: &mut Notes) -> Result<Vec<Term>> {
@@ -66,19 +63,13 @@ mod tests {
     fn model(joint: Option<Tensor>) -> Fixed {
         Fixed {
             modalities: vec!["audio".to_owned()],
-            outputs: Outputs {
-                joint,
-                ..Outputs::default()
-            },
+            outputs: Outputs { joint, ..Outputs::default() },
             targets: one_label(0),
         }
     }
 
     fn terms(model: &mut Fixed) -> Result<Vec<Term>> {
-        JointCeConfig {}
-            .build()
-            .unwrap()
-            .terms(model, &mut Notes::new())
+        JointCeConfig {}.build().unwrap().terms(model, &mut Notes::new())
     }
 
     #[test]
@@ -92,20 +83,14 @@ mod tests {
         };
         check(&mut model, 0.407_605_964_4);
         let labels = Tensor::from_slice(&[2i64]);
-        model.targets.mixed = Some(MixedTargets {
-            labels,
-            lambda: 0.3,
-        });
+        model.targets.mixed = Some(MixedTargets { labels, lambda: 0.3 });
         check(&mut model, 1.807_605_964_4);
     }
 
     #[test]
     fn a_fusion_without_joint_logits_is_refused_with_a_remedy() {
         let error = terms(&mut model(None)).unwrap_err().to_string();
-        assert!(
-            error.contains("no joint logits") && error.contains("audio"),
-            "{error}"
-        );
+        assert!(error.contains("no joint logits") && error.contains("audio"), "{error}");
         assert!(error.contains("what to do"), "{error}");
     }
 }

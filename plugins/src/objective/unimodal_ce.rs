@@ -36,9 +36,7 @@ impl ObjectiveConfig for UnimodalCeConfig {
 
     fn build(&self) -> Result<Box<dyn Objective>> {
         self.validate()?;
-        Ok(Box::new(UnimodalCe {
-            weight: self.weight,
-        }))
+        Ok(Box::new(UnimodalCe { weight: self.weight }))
     }
 }
 register!(
@@ -54,10 +52,7 @@ impl Persist for UnimodalCe {}
 
 impl Objective for UnimodalCe {
     fn needs(&self) -> Needs {
-        Needs {
-            unimodal_heads: true,
-            ..Needs::default()
-        }
+        Needs { unimodal_heads: true, ..Needs::default() }
     }
 
     fn terms(&self, forward: &mut dyn Forward, _notes: &mut Notes) -> Result<Vec<Term>> {
@@ -69,10 +64,7 @@ impl Objective for UnimodalCe {
             .map(|modality| {
                 let loss = targets.cross_entropy(outputs.logits_of(modality)?)?;
                 let term = Term::new(format!("unimodal.{modality}"), loss);
-                Ok(Term {
-                    weight: self.weight,
-                    ..term
-                })
+                Ok(Term { weight: self.weight, ..term })
             })
             .collect()
     }
@@ -90,10 +82,7 @@ mod tests {
         ]);
         Fixed {
             modalities: modalities.iter().copied().map(str::to_owned).collect(),
-            outputs: Outputs {
-                logits,
-                ..Outputs::default()
-            },
+            outputs: Outputs { logits, ..Outputs::default() },
             targets: one_label(0),
         }
     }
@@ -101,21 +90,13 @@ mod tests {
     #[test]
     fn every_modality_of_the_step_has_its_own_term() {
         let objective = UnimodalCeConfig { weight: 0.5 }.build().unwrap();
-        let terms = objective
-            .terms(&mut model(&["audio", "video"]), &mut Notes::new())
-            .unwrap();
+        let terms = objective.terms(&mut model(&["audio", "video"]), &mut Notes::new()).unwrap();
         // log(1 + e^-1 + e^-2) and log 3.
-        let expected = [
-            ("unimodal.audio", 0.407_605_964_4),
-            ("unimodal.video", 3.0_f64.ln()),
-        ];
+        let expected = [("unimodal.audio", 0.407_605_964_4), ("unimodal.video", 3.0_f64.ln())];
         assert_eq!(terms.len(), expected.len());
         for (term, (name, value)) in terms.iter().zip(expected) {
             assert_eq!(term.name, name);
-            assert!(
-                (term.value.double_value(&[]) - value).abs() < 1e-9,
-                "{term:?}"
-            );
+            assert!((term.value.double_value(&[]) - value).abs() < 1e-9, "{term:?}");
             assert!((term.weight - 0.5).abs() < f64::EPSILON);
             assert!(term.route.is_none());
         }
@@ -124,9 +105,7 @@ mod tests {
     #[test]
     fn modalities_outside_the_step_have_none() {
         let objective = UnimodalCeConfig::default().build().unwrap();
-        let terms = objective
-            .terms(&mut model(&["video"]), &mut Notes::new())
-            .unwrap();
+        let terms = objective.terms(&mut model(&["video"]), &mut Notes::new()).unwrap();
         assert_eq!(terms.len(), 1);
         assert_eq!(terms[0].name, "unimodal.video");
     }
@@ -142,10 +121,7 @@ mod tests {
     #[test]
     fn a_negative_or_unbounded_weight_is_refused() {
         for weight in [-1.0, f64::INFINITY, f64::NAN] {
-            let error = UnimodalCeConfig { weight }
-                .validate()
-                .unwrap_err()
-                .to_string();
+            let error = UnimodalCeConfig { weight }.validate().unwrap_err().to_string();
             assert!(error.ends_with("expected [0, inf)"), "{error}");
         }
     }

@@ -144,6 +144,10 @@ impl OptimizerConfig for SamConfig {
         Ok(Box::new(Sam { ascent, base: self.base.build()? }))
     }
 
+    fn modalities(&self) -> Vec<String> {
+        self.rho_by_modality.keys().cloned().chain(self.base.modalities()).collect()
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.base.warnings();
         for (field, rho) in self.radii() {
@@ -241,10 +245,9 @@ impl Ascent {
             .iter()
             .filter(|(id, _)| match self.second_pass {
                 SecondPass::Full => true,
-                SecondPass::HeadOnly => matches!(
-                    id.group,
-                    GroupId::Head(_) | GroupId::SharedHead | GroupId::JointHead
-                ),
+                SecondPass::HeadOnly => {
+                    matches!(id.group, GroupId::Head(_) | GroupId::SharedHead | GroupId::JointHead)
+                }
             })
             .map(|(id, shift)| (id.clone(), shift.shallow_clone()))
             .collect()

@@ -133,8 +133,7 @@ mod tests {
     fn two_steps_match_the_worked_example() {
         // Gradients (1, 0) and (0, 2) times the projection P of the worked example with
         // alpha = 0.4; decay is added after it.
-        let gradients =
-            [[0.814_714_140_2, -0.163_567_062_4], [-0.327_134_124_8, 1.711_211_811_6]];
+        let gradients = [[0.814_714_140_2, -0.163_567_062_4], [-0.327_134_124_8, 1.711_211_811_6]];
         let mut landscape = given_gradients([1.0, -1.0], gradients);
         let mut optimizer = SgdConfig::default().build().unwrap();
         for expected in [[0.991_851_858_6, -0.998_363_329_4], [0.987_788_880_7, -1.014_001_445_6]] {

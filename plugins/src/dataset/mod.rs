@@ -1,0 +1,5 @@
+//! Datasets: samples, labels, splits and where each raw thing lies.
+
+pub mod av_digits;
+pub mod synthetic;
+mod util;

@@ -1,0 +1,7 @@
+//! Strategies: the order of work, phase by phase.
+
+pub mod alternating;
+pub mod independent;
+pub mod joint;
+mod order;
+pub mod staged;
