@@ -6,7 +6,7 @@ use mie_core::config::Resolved;
 fn short(config: &str) -> Option<mie_record::Summary> {
     data()?;
     let file = root().join("configs/experiments/av_digits").join(config);
-    let assignments = ["strategy.epochs=[2, 2]", "strategy.repeat=1", "data.train_per_class=24"]
+    let assignments = ["strategy.epochs=[8, 4]", "strategy.repeat=1", "data.train_per_class=60"]
         .map(str::to_owned);
     Some(finished(&Resolved::read(&file, &assignments).unwrap()).0)
 }
@@ -15,6 +15,7 @@ fn short(config: &str) -> Option<mie_record::Summary> {
 fn mie_trains_on_real_recordings_and_pictures() {
     let Some(summary) = short("mie.toml") else { return };
     let test = &summary.outputs["test"];
+    eprintln!("{test:?} {:?}", summary.cost);
     assert_eq!(test["fused"].samples, 300);
     // Ten classes: chance is 0.1.
     assert!(test["audio"].accuracy > 0.15, "{}", test["audio"].accuracy);

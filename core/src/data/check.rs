@@ -85,13 +85,13 @@ pub fn check(
         ));
     }
     let mut decoders: BTreeMap<&str, Decoder<'_>> = if decode {
-        modalities.iter().map(|(name, m)| (name.as_str(), Decoder::new(name, &**m))).collect()
+        modalities.iter().map(|(name, m)| (name.as_str(), Decoder::new(name, m.as_ref()))).collect()
     } else {
         BTreeMap::new()
     };
     let mut report = CheckReport::default();
     count(dataset, &mut report);
-    let total = Split::ALL.map(|split| dataset.samples(split).len()).iter().sum();
+    let total: usize = Split::ALL.map(|split| dataset.samples(split).len()).iter().sum();
     let mut done = 0;
     for split in Split::ALL {
         for (index, sample) in dataset.samples(split).iter().enumerate() {
@@ -213,7 +213,7 @@ fn first_missing<'a>(raw: &'a Raw<'_>) -> Option<(Option<&'a Path>, String)> {
         return Some((None, "there are no files".to_owned()));
     }
     let missing = files(raw).iter().find(|file| !file.is_file())?;
-    Some((Some(missing), format!("{} (not found)", missing.display())))
+    Some((Some(missing.as_path()), format!("{} (not found)", missing.display())))
 }
 
 /// A modality with memory for a sample.

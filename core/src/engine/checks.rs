@@ -119,7 +119,7 @@ pub(super) fn dry_run(
         names.push(name);
     }
     if let Some(joint) = &outputs.joint {
-        expect_classes("joint", joint, SAMPLES, classes)?;
+        expect_classes("joint logits", joint, SAMPLES, classes)?;
     }
     let decided = guarded("fusion", || model.fusion.decide(&outputs))?;
     expect_classes(FUSED, &decided, SAMPLES, classes)?;

@@ -8,7 +8,7 @@ use super::util::{no_stage, square, value_shape};
 ///
 /// ```text
 /// x_k     = pool(max(0, bn_k(conv_k * x_(k-1))))        k = 1 … number of `channels`
-/// feature = mean of the last x_k over height and width
+/// feature = means of the last x_k over the fields of a `grid`
 /// ```
 ///
 /// with `*` a convolution of stride 1, zero-padded to keep the size, `bn_k` batch normalisation
@@ -16,20 +16,25 @@ use super::util::{no_stage, square, value_shape};
 /// start Gaussian with variance `2 / (outputs * kernel^2)` (He et al. 2015), scales at 1.
 /// Each block is a stage; the last one also averages.
 ///
-/// Shapes: `value` `[batch, channels, height, width]` f32; feature `[batch, last of channels]`.
+/// Shapes: `value` `[batch, channels, height, width]` f32; feature
+/// `[batch, last of channels * grid height * grid width]`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SmallCnnConfig {
-    /// Output channels of each block, at least one block of at least 1; the last is the width of
-    /// the feature. Default `[16, 32, 64]`, ours.
+    /// Output channels of each block, at least one block of at least 1. Default `[16, 32, 64]`,
+    /// ours.
     pub channels: Vec<i64>,
     /// Height and width of the kernels in pixels, odd. Default 3, ours.
     pub kernel: i64,
+    /// Rows and columns of the grid over which the last maps are averaged, each at least 1. With
+    /// more than one row a spectrogram's feature keeps apart what is high and what is low. Default
+    /// `[1, 1]`, the mean of the whole map.
+    pub grid: [i64; 2],
 }
 
 impl Default for SmallCnnConfig {
     fn default() -> Self {
-        Self { channels: vec![16, 32, 64], kernel: 3 }
+        Self { channels: vec![16, 32, 64], kernel: 3, grid: [1, 1] }
     }
 }
 
@@ -40,7 +45,9 @@ impl EncoderConfig for SmallCnnConfig {
         let channels = format!("{:?}", self.channels);
         ensure_range("channels", "a list of [1, inf), not empty", channels, usable)?;
         let odd = self.kernel >= 1 && self.kernel % 2 == 1;
-        ensure_range("kernel", "an odd number in [1, inf)", self.kernel, odd)
+        ensure_range("kernel", "an odd number in [1, inf)", self.kernel, odd)?;
+        let [rows, columns] = self.grid;
+        ensure_range("grid", "[1, inf) twice", rows.min(columns), rows >= 1 && columns >= 1)
     }
 
     fn build(&self, inputs: &Sizes, at: &Builder<'_>) -> Result<Box<dyn Encoder>> {
@@ -61,7 +68,8 @@ impl EncoderConfig for SmallCnnConfig {
             width = outputs;
             smaller_side /= 2;
         }
-        Ok(Box::new(SmallCnn { blocks, width }))
+        let width = width * self.grid[0] * self.grid[1];
+        Ok(Box::new(SmallCnn { blocks, width, grid: self.grid }))
     }
 }
 register!(
@@ -78,6 +86,7 @@ struct Block {
 struct SmallCnn {
     blocks: Vec<Block>,
     width: i64,
+    grid: [i64; 2],
 }
 
 impl Encoder for SmallCnn {
@@ -93,7 +102,7 @@ impl Encoder for SmallCnn {
             x = x.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?;
         }
         if index + 1 == self.blocks.len() {
-            x = global_average_pool(&x)?;
+            x = x.f_adaptive_avg_pool2d(self.grid)?.f_flatten(1, -1)?;
         }
         Ok(Named::value_of(x))
     }
@@ -126,6 +135,20 @@ mod tests {
     }
 
     #[test]
+    fn a_grid_keeps_places_apart() {
+        let config = SmallCnnConfig { grid: [2, 3], ..SmallCnnConfig::default() };
+        let (encoder, _) = build(&config, &[1, 16, 24]).unwrap();
+        assert_eq!(encoder.width(), 64 * 6);
+        let x = wave(&[2, 1, 16, 24]);
+        let maps = run(encoder.as_ref(), 3, &x, Statistics::Running).view([2, 64, 2, 3]);
+        let (plain, _) = build(&SmallCnnConfig::default(), &[1, 16, 24]).unwrap();
+        let mean = run(plain.as_ref(), 3, &x, Statistics::Running);
+        // Equal fields: their mean is the mean of the whole map.
+        let means = maps.mean_dim([2i64, 3].as_slice(), false, None::<Kind>);
+        assert!((means - mean).abs().max().double_value(&[]) < 1e-5);
+    }
+
+    #[test]
     fn maps_thinner_than_two_are_not_pooled() {
         let (encoder, _) = build(&SmallCnnConfig::default(), &[1, 2, 9]).unwrap();
         let second = run(encoder.as_ref(), 2, &wave(&[2, 1, 2, 9]), Statistics::Running);
@@ -135,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_block_computes_convolution_rectifier_and_maximum() {
-        let config = SmallCnnConfig { channels: vec![1], kernel: 1 };
+        let config = SmallCnnConfig { channels: vec![1], kernel: 1, ..SmallCnnConfig::default() };
         let (encoder, store) = build(&config, &[1, 2, 2]).unwrap();
         let path = "encoder.video.conv1.weight";
         {

@@ -1,0 +1,362 @@
+//! `mie data`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+use mie_core::catalogue::{Family, plugins_of};
+use mie_core::config::{Resolved, closest};
+use mie_core::data::check::{CheckReport, Fault, check};
+use mie_core::data::fetch::{self, FetchReport};
+use mie_core::error::guarded;
+use mie_core::family::{DatasetConfig, Modality, OpenContext};
+use mie_core::random::Seed;
+use mie_core::{Error, Result};
+
+use crate::arguments::DataDir;
+use crate::format::count;
+use crate::progress::bar;
+use crate::terminal::Shell;
+
+/// Most faults that are listed one by one.
+const SHOWN: usize = 20;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Data {
+    Check(Check),
+    Fetch(Fetch),
+}
+
+impl Data {
+    pub(crate) fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
+        match self {
+            Self::Check(command) => command.run(shell),
+            Self::Fetch(command) => command.run(shell),
+        }
+    }
+}
+
+/// Compares a dataset with a complete copy: counts, files and, with --decode, their content
+///
+/// The exit status is 1 when anything differs.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Name of a dataset, or an experiment that uses one: a TOML file
+    #[arg(value_name = "DATASET")]
+    what: String,
+    /// Decode every sample; needs an experiment, which says how
+    #[arg(long)]
+    decode: bool,
+    #[command(flatten)]
+    data_dir: DataDir,
+    /// Print one JSON object, with every fault
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
+        let subject = Subject::of(&self.what)?;
+        if self.decode && subject.decoders.is_empty() {
+            return Err(Error::refused(
+                format!("`{}` is a dataset, which does not say how to decode it", self.what),
+                "name an experiment that uses it, or leave out --decode",
+            ));
+        }
+        let report = subject.check(&self.data_dir.folder(), self.decode, shell)?;
+        if self.json {
+            shell.json_page(&report);
+        } else {
+            shell.line(&describe(&report));
+        }
+        Ok(status(&report))
+    }
+}
+
+/// Brings a dataset that is published freely, then checks it
+#[derive(Debug, Args)]
+pub(crate) struct Fetch {
+    /// Name of a dataset, or an experiment that uses one: a TOML file
+    #[arg(value_name = "DATASET")]
+    what: String,
+    #[command(flatten)]
+    data_dir: DataDir,
+}
+
+impl Fetch {
+    fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
+        let subject = Subject::of(&self.what)?;
+        let folder = self.data_dir.folder();
+        let name = &subject.name;
+        let Some(files) = subject.config.fetch(&subject.context(&folder)) else {
+            return Err(Error::refused(
+                format!("dataset `{name}` is not published in a form that can be fetched"),
+                format!(
+                    "`mie plugins {name}` says where it comes from and how its files must lie; \
+                     then `mie data check {name}`"
+                ),
+            ));
+        };
+        shell.line(&files.notice);
+        shell.line(&format!("into {}", files.root.display()));
+        let mut shown = Shown::default();
+        let report = fetch::run(&files, &mut |path, had, total| {
+            shown.update(shell, path, had, total);
+        });
+        shown.clear();
+        shell.line(&fetched(&report?, &files.root));
+        let report = subject.check(&folder, false, shell)?;
+        shell.line(&describe(&report));
+        Ok(status(&report))
+    }
+}
+
+fn status(report: &CheckReport) -> ExitCode {
+    if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A dataset as configured, and how its modalities are decoded where that is known.
+struct Subject {
+    name: String,
+    config: Box<dyn DatasetConfig>,
+    decoders: Vec<(String, Box<dyn Modality>)>,
+    seed: Seed,
+}
+
+impl Subject {
+    /// Reads an experiment, or takes the dataset of that name as it is by default.
+    fn of(what: &str) -> Result<Self> {
+        let file = Path::new(what);
+        if !file.is_file() {
+            let config = by_name(what)?;
+            return Ok(Self { name: what.to_owned(), config, decoders: Vec::new(), seed: Seed(0) });
+        }
+        let experiment = Resolved::read(file, &[])?.experiment;
+        let decoders = experiment
+            .modalities
+            .iter()
+            .map(|(name, section)| {
+                let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());
+                Ok((name.clone(), guarded(&plugin, || section.input.build())?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            name: experiment.dataset.typetag_name().to_owned(),
+            config: experiment.dataset,
+            decoders,
+            seed: Seed(experiment.seed),
+        })
+    }
+
+    fn context(&self, data_dir: &Path) -> OpenContext {
+        OpenContext { base: data_dir.to_owned(), seed: self.seed }
+    }
+
+    fn check(&self, data_dir: &Path, decode: bool, shell: &Shell) -> Result<CheckReport> {
+        let context = self.context(data_dir);
+        let shown = shell.shows_bars().then(|| bar("{bar:24}  {pos}/{len} samples  eta {eta}", 0));
+        let mut progress = |done: usize, total: usize| {
+            if let Some(bar) = &shown {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            }
+        };
+        let report = guarded(&format!("dataset `{}`", self.name), || {
+            let dataset = self.config.open(&context)?;
+            check(dataset.as_ref(), &self.decoders, decode, &mut progress)
+        });
+        if let Some(bar) = &shown {
+            bar.finish_and_clear();
+        }
+        report
+    }
+}
+
+/// Finds a dataset by its name, with its options at their defaults.
+fn by_name(name: &str) -> Result<Box<dyn DatasetConfig>> {
+    let rows = plugins_of(Family::Dataset);
+    let Some(row) = rows.iter().find(|row| (row.name)() == name) else {
+        let meant = closest(name, rows.iter().map(|row| (row.name)()))
+            .map_or_else(String::new, |meant| format!(" (did you mean `{meant}`?)"));
+        return Err(Error::refused(
+            format!("`{name}` is neither a dataset{meant} nor a file"),
+            "`mie plugins --family dataset` lists the datasets",
+        ));
+    };
+    serde_json::from_value((row.example)()).map_err(|error| {
+        Error::Bug(format!("the example of dataset `{name}` cannot be read: {error}"))
+    })
+}
+
+/// What is shown of a file on its way: a bar, or a line where nobody watches.
+#[derive(Default)]
+struct Shown {
+    path: String,
+    bar: Option<ProgressBar>,
+}
+
+impl Shown {
+    fn update(&mut self, shell: &mut Shell, path: &str, had: u64, total: Option<u64>) {
+        if self.path != path {
+            self.clear();
+            path.clone_into(&mut self.path);
+            if shell.shows_bars() {
+                let template = "{prefix}  {bar:24}  {bytes}/{total_bytes}  eta {eta}";
+                self.bar = Some(bar(template, 0).with_prefix(path.to_owned()));
+            } else {
+                shell.note(&format!("fetching {path}"));
+            }
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_length(total.unwrap_or(had));
+            bar.set_position(had);
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Describes what a fetch brought, a line a file.
+fn fetched(report: &FetchReport, root: &Path) -> String {
+    let lines: Vec<String> = report
+        .files
+        .iter()
+        .map(|file| {
+            let path = file.path.strip_prefix(root).unwrap_or(&file.path).display();
+            let unpacked = match file.unpacked {
+                0 => String::new(),
+                files => format!(", unpacked to {}", count(files, "file")),
+            };
+            match file.downloaded_bytes {
+                0 => format!("  {path}: there already{unpacked}"),
+                bytes => format!("  {path}: {:.1} MB{unpacked}", bytes as f64 / 1e6),
+            }
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// Describes what a check found: numbers by split, then differences, then single faults.
+fn describe(report: &CheckReport) -> String {
+    let mut lines = Vec::new();
+    for (split, found) in &report.splits {
+        let expected = match found.expected_samples {
+            Some(expected) => format!("expected {expected}"),
+            None => "expected number unknown".to_owned(),
+        };
+        let classes = match (found.classes.iter().min(), found.classes.iter().max()) {
+            (Some(least), Some(most)) if found.samples > 0 => {
+                format!("; {least} to {most} of a class")
+            }
+            _ => String::new(),
+        };
+        let samples = count(found.samples, "sample");
+        lines.push(format!("{:5}  {samples} ({expected}){classes}", split.name()));
+    }
+    if report.decoded > 0 {
+        lines.push(format!("decoded without fault: {}", report.decoded));
+    }
+    if report.ok() {
+        lines.push("nothing differs from a complete copy".to_owned());
+        return lines.join("\n");
+    }
+    lines.push(format!("{}:", count(report.differences.len(), "difference")));
+    lines.extend(report.differences.iter().map(|difference| format!("  {difference}")));
+    let faults: Vec<&Fault> = report.missing.iter().chain(&report.broken).collect();
+    if !faults.is_empty() {
+        lines.push(format!("{}:", count(faults.len(), "fault")));
+    }
+    lines.extend(faults.iter().take(SHOWN).map(|fault| {
+        let Fault { split, sample, modality, reason, .. } = fault;
+        format!("  {} `{sample}` {modality}: {reason}", split.name())
+    }));
+    if faults.len() > SHOWN {
+        lines.push(format!("  … {} more, which --json lists", faults.len() - SHOWN));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mie_core::data::check::SplitReport;
+    use mie_core::data::fetch::FetchedFile;
+    use mie_core::family::Split;
+
+    use super::*;
+    use crate::terminal::tests::paper;
+
+    fn report() -> CheckReport {
+        let train = SplitReport {
+            samples: 2400,
+            expected_samples: Some(2400),
+            classes: vec![239, 241],
+            ..SplitReport::default()
+        };
+        CheckReport {
+            splits: BTreeMap::from([(Split::Train, train), (Split::Test, SplitReport::default())]),
+            ..CheckReport::default()
+        }
+    }
+
+    #[test]
+    fn a_complete_copy_is_described_by_its_numbers() {
+        assert_eq!(
+            describe(&report()),
+            "train  2,400 samples (expected 2400); 239 to 241 of a class\n\
+             test   0 samples (expected number unknown)\n\
+             nothing differs from a complete copy"
+        );
+    }
+
+    #[test]
+    fn faults_are_listed_up_to_a_number() {
+        let fault = Fault {
+            split: Split::Test,
+            sample: "a".to_owned(),
+            modality: "audio".to_owned(),
+            file: None,
+            reason: "a.wav (not found)".to_owned(),
+        };
+        let report = CheckReport {
+            missing: vec![fault; SHOWN + 2],
+            differences: vec!["audio: 22 missing".to_owned()],
+            ..report()
+        };
+        let text = describe(&report);
+        assert!(text.contains("1 difference:\n  audio: 22 missing\n22 faults:\n"), "{text}");
+        assert_eq!(text.matches("  test `a` audio: a.wav (not found)\n").count(), SHOWN, "{text}");
+        assert!(text.ends_with("  … 2 more, which --json lists"), "{text}");
+    }
+
+    #[test]
+    fn fetched_files_are_told_from_those_that_were_there() {
+        let file = |name: &str, downloaded_bytes, unpacked| FetchedFile {
+            path: Path::new("/data/set").join(name),
+            downloaded_bytes,
+            unpacked,
+        };
+        let report = FetchReport {
+            files: vec![file("a.gz", 1_540_000, 0), file("b.zip", 100_000, 3), file("c", 0, 0)],
+        };
+        assert_eq!(
+            fetched(&report, Path::new("/data/set")),
+            "  a.gz: 1.5 MB\n  b.zip: 0.1 MB, unpacked to 3 files\n  c: there already"
+        );
+    }
+
+    #[test]
+    fn what_is_neither_a_dataset_nor_a_file_is_refused_with_exit_status_2() {
+        let (mut shell, _, _) = paper();
+        let command = Fetch { what: "no_such".to_owned(), data_dir: DataDir::default() };
+        let error = command.run(&mut shell).unwrap_err();
+        assert!(error.to_string().starts_with("`no_such` is neither a dataset nor a file"));
+        assert_eq!(error.exit_status(), 2);
+    }
+}

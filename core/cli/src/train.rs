@@ -1,0 +1,200 @@
+//! `mie train`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use mie_core::Result;
+use mie_core::config::Resolved;
+use mie_core::engine::{self, Existing, Outcome, TrainOptions};
+use mie_record::{Cost, Summary};
+
+use crate::arguments::{DataDir, DeviceChoice, Overrides, runs_dir};
+use crate::format::{duration, grouped, shell_path, shell_word};
+use crate::progress::{JsonLines, Progress};
+use crate::tables;
+use crate::terminal::Shell;
+
+/// Trains an experiment, or continues it
+///
+/// A run lies in a directory of its own, named by the experiment, the seed and a hash of every
+/// setting that can change results. One that is finished is not trained again: its scores are
+/// printed. One that was cut off goes on with --resume and ends as if it had not been.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Train {
+    /// Experiment: a TOML file
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Seed of every random draw; the same as `--set seed=N`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=LARGEST_SEED))]
+    seed: Option<u64>,
+    #[command(flatten)]
+    device: DeviceChoice,
+    /// Go on with a run that was cut off, from its last checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// Folder that gets the run directories [default: `MIE_RUNS_DIR`, or else `runs`]
+    #[arg(long, value_name = "DIR")]
+    runs_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data_dir: DataDir,
+    /// Threads of one tensor operation; results on the CPU are exact for equal numbers only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    threads: Option<i32>,
+    /// Print every event as a line of JSON, the summary last
+    #[arg(long)]
+    json: bool,
+}
+
+/// Largest whole number that TOML can hold.
+const LARGEST_SEED: u64 = i64::MAX as u64;
+
+const EXAMPLES: &str = "\
+Examples:
+  mie train experiment.toml
+  mie train experiment.toml --seed 1 --set data.batch_size=32
+  mie train experiment.toml --seed 2 --device cuda:1 --runs-dir /big/runs
+  mie train experiment.toml --resume";
+
+impl Train {
+    pub(crate) fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
+        let mut assignments = self.overrides.set.clone();
+        assignments.extend(self.seed.map(|seed| format!("seed={seed}")));
+        let resolved = Resolved::read(&self.config, &assignments)?;
+        let device = self.device.find()?;
+        if let Some(threads) = self.threads {
+            tch::set_num_threads(threads);
+        }
+        let options = TrainOptions {
+            runs_dir: runs_dir(self.runs_dir.as_deref()),
+            data_dir: self.data_dir.folder(),
+            device,
+            existing: if self.resume { Existing::Resume } else { Existing::Refuse },
+        };
+        if self.json {
+            let outcome = engine::train(&resolved, &options, &mut JsonLines::new(shell))?;
+            return Ok(match outcome {
+                Outcome::Finished(summary) => {
+                    shell.json_line(&summary);
+                    ExitCode::SUCCESS
+                }
+                Outcome::Interrupted => interrupted(shell),
+            });
+        }
+        let mut progress = Progress::new(shell, &resolved.experiment, device);
+        let outcome = engine::train(&resolved, &options, &mut progress);
+        let run = progress.close();
+        Ok(match outcome? {
+            Outcome::Finished(summary) => {
+                shell.line(&ending(&summary));
+                if let Some(run) = run {
+                    shell.line(&format!("run       {}", run.path().display()));
+                    shell.line(&format!("next      {}", self.next_command(run.path())));
+                }
+                ExitCode::SUCCESS
+            }
+            Outcome::Interrupted => interrupted(shell),
+        })
+    }
+
+    /// The command that evaluates the run, to be typed as it is.
+    fn next_command(&self, run: &Path) -> String {
+        let program = std::env::args().next().unwrap_or_else(|| "mie".to_owned());
+        let mut words = vec![shell_word(&program), "eval".to_owned(), shell_path(run)];
+        if let Some(folder) = self.data_dir.given() {
+            words.extend(["--data-dir".to_owned(), shell_path(folder)]);
+        }
+        words.join(" ")
+    }
+}
+
+fn interrupted(shell: &mut Shell) -> ExitCode {
+    shell.note("interrupted: a checkpoint is saved, and --resume goes on from it");
+    ExitCode::FAILURE
+}
+
+/// Describes how a run ended: its scores, what weakens them, and what they cost.
+fn ending(summary: &Summary) -> String {
+    let splits: Vec<_> = ["test", "valid"]
+        .into_iter()
+        .filter_map(|split| Some((split, summary.outputs.get(split)?)))
+        .collect();
+    let mut lines = vec![String::new(), tables::scores(&splits)];
+    let step = grouped(summary.best.step);
+    lines.push(format!("selected  {} (step {step})", summary.selection));
+    if !summary.marks.is_empty() {
+        lines.push(format!("marks     {}", summary.marks.join(", ")));
+    }
+    lines.push(format!("cost      {}", cost(&summary.cost)));
+    lines.join("\n")
+}
+
+/// Describes what a run took, in two lines.
+fn cost(cost: &Cost) -> String {
+    let memory = cost.peak_memory_bytes.map_or_else(String::new, |bytes| {
+        format!(", at most {:.1} GB of memory", bytes as f64 / 1e9)
+    });
+    format!(
+        "{}: training {} (waiting for data {}), evaluation {}, refreshes {}\n          \
+         steps {}, forward passes {}, backward passes {}{memory}",
+        duration(cost.wall_seconds),
+        duration(cost.train_seconds),
+        duration(cost.data_wait_seconds),
+        duration(cost.evaluate_seconds),
+        duration(cost.refresh_seconds),
+        grouped(cost.steps),
+        grouped(cost.forward_passes),
+        grouped(cost.backward_passes),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mie_record::{At, OutputMetrics};
+
+    use super::*;
+
+    #[test]
+    fn a_run_ends_with_scores_of_the_test_split_first_then_marks_and_cost() {
+        let outputs = BTreeMap::from([("fused".to_owned(), OutputMetrics::default())]);
+        let summary = Summary {
+            experiment: "a/b".to_owned(),
+            fingerprint: "seed0-5f".to_owned(),
+            seed: 0,
+            finished_unix_seconds: 0,
+            selection: "test accuracy fused".to_owned(),
+            marks: vec!["oracle".to_owned(), "skipped data".to_owned()],
+            best: At { phase: 1, epoch: 7, step: 8400 },
+            outputs: [("test".to_owned(), outputs.clone()), ("valid".to_owned(), outputs)].into(),
+            confusion: BTreeMap::new(),
+            cost: Cost {
+                wall_seconds: 83.0,
+                train_seconds: 70.0,
+                evaluate_seconds: 10.0,
+                data_wait_seconds: 3.5,
+                refresh_seconds: 2.0,
+                samples_seen: 100_800,
+                forward_passes: 16_800,
+                backward_passes: 16_800,
+                steps: 8400,
+                peak_memory_bytes: Some(1_230_000_000),
+            },
+        };
+        let text = ending(&summary);
+        assert!(text.find("test ").unwrap() < text.find("valid ").unwrap(), "{text}");
+        let (_, below) = text.split_once("selected").unwrap();
+        assert_eq!(
+            below,
+            "  test accuracy fused (step 8,400)\n\
+             marks     oracle, skipped data\n\
+             cost      1 min 23 s: training 1 min 10 s (waiting for data 3.5 s), evaluation \
+             10.0 s, refreshes 2.0 s\n          steps 8,400, forward passes 16,800, backward \
+             passes 16,800, at most 1.2 GB of memory"
+        );
+    }
+}
