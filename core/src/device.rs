@@ -43,7 +43,10 @@ mod cuda_loader {
                 std::mem::forget(library);
                 Ok(())
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                let reason = std::error::Error::source(&error).map(ToString::to_string);
+                Err(reason.unwrap_or_else(|| error.to_string()))
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ mod arguments;
 mod config;
 mod data;
 mod doctor;
+mod environment;
 mod eval;
 mod format;
 mod panics;
@@ -77,6 +78,9 @@ enum Command {
 pub fn main() -> ExitCode {
     panics::keep_quiet();
     let arguments = Arguments::parse();
+    if matches!(arguments.command, Command::Train(_) | Command::Eval(_)) {
+        environment::complete();
+    }
     let mut shell = Shell::of_process();
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&arguments.command, &mut shell)));
     match outcome {
