@@ -22,6 +22,7 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod family;
+mod hash;
 pub mod layers;
 pub mod metrics;
 pub mod model;

@@ -352,8 +352,8 @@ struct TestNeedsSplit;
 impl Persist for TestNeedsSplit {}
 
 impl GradientModifier for TestNeedsSplit {
-    fn needs(&self) -> Needs {
-        Needs { additive_fusion: true, ..Needs::default() }
+    fn needs(&self) -> &'static [Need] {
+        &[Need::AdditiveFusion]
     }
 
     fn modify(&mut self, _gradients: &mut Grads, _step: &StepView<'_>) -> Result<()> {

@@ -1,5 +1,13 @@
 //! Everything that needs the whole program: the catalogue, the engine, the commands.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says aloud what it skips"
+)]
+
 use mie_plugins as _;
 
 mod cli;

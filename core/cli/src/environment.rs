@@ -26,7 +26,8 @@ pub(crate) fn complete() {
     let missing: Vec<_> = DEFAULTS
         .into_iter()
         // A wish about waiting covers the spin count.
-        .filter(|(name, _)| !set(name) && !(*name == "GOMP_SPINCOUNT" && set("OMP_WAIT_POLICY")))
+        .filter(|(name, _)| *name != "GOMP_SPINCOUNT" || !set("OMP_WAIT_POLICY"))
+        .filter(|(name, _)| !set(name))
         .collect();
     if missing.is_empty() || set(MARK) {
         return;

@@ -407,7 +407,11 @@ mod tests {
         let expected = Scalar { tag: "loss".to_owned(), step: 1, wall_time: WALL_TIME, value: 0.5 };
         for kept in 0..whole.len() {
             fs::write(&path, [whole.as_slice(), &whole[..kept]].concat()).unwrap();
-            assert_eq!(read_scalars(&path).unwrap(), [expected.clone()], "{kept} bytes kept");
+            assert_eq!(
+                read_scalars(&path).unwrap(),
+                std::slice::from_ref(&expected),
+                "{kept} bytes kept"
+            );
         }
     }
 

@@ -73,7 +73,7 @@ pub struct Experiment {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
-    /// Training samples a step; at least 1. The paper: 12, and 6 for NVGesture.
+    /// Training samples a step; at least 1. The paper: 12, and 6 for `NVGesture`.
     pub batch_size: usize,
     /// Samples a batch in evaluation; at least 1.
     pub evaluation_batch_size: usize,
@@ -315,7 +315,7 @@ impl Resolved {
             }
         }
         let hash = Sha256::digest(canonical(&tree).as_bytes());
-        let hash: String = hash.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+        let hash = crate::hash::hex(&hash[..5]);
         Ok(format!("seed{}-{hash}", self.experiment.seed))
     }
 

@@ -21,7 +21,7 @@ const RETRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest wait for a connection, an answer, or more of it.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Sees the file's path within the dataset, the bytes had so far, and all of them where known.
 pub type Progress<'a> = dyn FnMut(&str, u64, Option<u64>) + 'a;

@@ -252,7 +252,7 @@ impl DataSource {
                     dataset: self.dataset_name.clone(),
                     split: split.name().to_owned(),
                     samples: self.len(split) as u64,
-                    fingerprint: hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
+                    fingerprint: crate::hash::hex(&hash[..8]),
                     skipped: self.skipped[&split].clone(),
                     classes: self.dataset.classes().to_vec(),
                 }

@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Device, Kind, Tensor};
 
+use super::assembly::Assembly;
 use super::evaluate::FUSED;
 use crate::batch::{Batch, Named, Spec, Targets};
 use crate::config::{Experiment, SelectionSplit};
 use crate::error::{Error, Result, guarded};
-use crate::family::{Element, Needs, Phase, Report, Score, Strategy, TensorLayout};
+use crate::family::{Element, Need, Phase, Report, Score, Strategy, TensorLayout};
 use crate::layers::Statistics;
 use crate::model::Model;
 
 /// Needs of one plugin, with the words that name it.
 pub(super) struct Wanted {
     pub(super) plugin: String,
-    pub(super) needs: Needs,
+    pub(super) needs: &'static [Need],
 }
 
 /// What an experiment will do, as far as it can be told without training.
@@ -38,7 +39,6 @@ pub struct Plan {
 /// # Errors
 /// [`Error::Refused`], [`Error::Shape`] … for parts that do not fit together.
 pub fn plan(experiment: &Experiment, classes: usize) -> Result<Plan> {
-    check_names(experiment)?;
     let mut layouts = BTreeMap::new();
     let mut fillers = BTreeMap::new();
     for (name, section) in &experiment.modalities {
@@ -47,35 +47,16 @@ pub fn plan(experiment: &Experiment, classes: usize) -> Result<Plan> {
         layouts.insert(name.clone(), modality.layout());
         fillers.insert(name.clone(), modality.filler());
     }
-    let (model, parameters) = Model::build(experiment, &layouts, &fillers, classes, Device::Cpu)?;
-    let mut wanted = vec![Wanted {
-        plugin: format!("fusion `{}`", experiment.fusion.typetag_name()),
-        needs: model.fusion.needs(),
-    }];
-    for (name, rule) in &model.also {
-        wanted.push(Wanted { plugin: format!("fusion `{name}`"), needs: rule.needs() });
-    }
-    for config in &experiment.objectives {
-        let plugin = format!("objective `{}`", config.typetag_name());
-        let needs = guarded(&plugin, || config.build())?.needs();
-        wanted.push(Wanted { plugin, needs });
-    }
-    for config in &experiment.gradient_modifiers {
-        let plugin = format!("gradient modifier `{}`", config.typetag_name());
-        let needs = guarded(&plugin, || config.build())?.needs();
-        wanted.push(Wanted { plugin, needs });
-    }
-    for config in &experiment.controllers {
-        let plugin = format!("controller `{}`", config.typetag_name());
-        let needs = guarded(&plugin, || config.build())?.needs();
-        wanted.push(Wanted { plugin, needs });
-    }
-    let outputs = dry_run(&model, &layouts, classes, &wanted, Device::Cpu)?;
-    let mut strategy = experiment.strategy.build()?;
-    let phases = phases(strategy.as_mut(), &model.modalities())?;
+    let assembly = Assembly::build(experiment, &layouts, &fillers, classes, Device::Cpu)?;
+    let parameters = assembly.parameters;
     let parameters =
         parameters.ids().into_iter().map(|id| (id.to_string(), parameters.size(&id))).collect();
-    Ok(Plan { phases, parameters, outputs, warnings: experiment.optimizer.warnings() })
+    Ok(Plan {
+        phases: assembly.phases,
+        parameters,
+        outputs: assembly.outputs,
+        warnings: experiment.optimizer.warnings(),
+    })
 }
 
 /// Runs the model once on fillers and holds it against what plugins need.
@@ -140,34 +121,37 @@ fn expect_classes(name: &str, tensor: &Tensor, samples: i64, classes: usize) -> 
     Err(Error::shape(format!("output `{name}`"), expected, tensor.size()))
 }
 
-fn fits(plugin: &str, needs: &Needs, model: &Model, joint: bool) -> Result<()> {
-    if needs.additive_fusion && !model.fusion.additive() {
-        return Err(Error::refused(
-            format!(
-                "{plugin} needs joint logits that are a sum of unimodal ones, and the fusion is \
-                 not additive"
+fn fits(plugin: &str, needs: &[Need], model: &Model, joint: bool) -> Result<()> {
+    for need in needs {
+        let (met, lack, remedy) = match need {
+            Need::AdditiveFusion => (
+                model.fusion.additive(),
+                "joint logits that are a sum of unimodal ones, and the fusion is not additive",
+                "choose an additive fusion (`concat` without hidden layers, `sum`, `average`), or \
+                 remove the plugin",
             ),
-            "choose an additive fusion (`concat` without hidden layers, `sum`, `average`), or \
-             remove the plugin",
-        ));
-    }
-    if needs.joint_logits && !joint {
-        return Err(Error::refused(
-            format!("{plugin} needs joint logits, and the fusion only decides"),
-            "choose a fusion with joint logits (`concat`, `sum`, `average`), or another objective",
-        ));
-    }
-    if needs.unimodal_heads && !model.has_heads() {
-        return Err(Error::refused(
-            format!("{plugin} needs a head for each modality, and head.unimodal is false"),
-            "set head.unimodal = true",
-        ));
-    }
-    if needs.several_modalities && model.modalities().len() < 2 {
-        return Err(Error::refused(
-            format!("{plugin} needs several modalities, and the run has one"),
-            "add a modality, or remove the plugin",
-        ));
+            Need::JointLogits => (
+                joint,
+                "joint logits, and the fusion only decides",
+                "choose a fusion with joint logits (`concat`, `sum`, `average`), or another \
+                 objective",
+            ),
+            Need::UnimodalHeads => (
+                model.has_heads(),
+                "a head for each modality, and head.unimodal is false",
+                "set head.unimodal = true",
+            ),
+            Need::SeveralModalities => (
+                model.modalities().len() > 1,
+                "several modalities, and the run has one",
+                "add a modality, or remove the plugin",
+            ),
+            // Checked when the splits are known, and met by the engine itself.
+            Need::ValidationSplit | Need::GradientsByTerm => continue,
+        };
+        if !met {
+            return Err(Error::refused(format!("{plugin} needs {lack}"), remedy));
+        }
     }
     Ok(())
 }
@@ -211,7 +195,7 @@ pub(super) fn check_splits(
     // Scores are watched on the split that selects.
     let watched = experiment.selection.split == SelectionSplit::Valid && has_validation;
     if let Some(Wanted { plugin, .. }) =
-        wanted.iter().find(|wanted| wanted.needs.validation_split && !watched)
+        wanted.iter().find(|wanted| wanted.needs.contains(&Need::ValidationSplit) && !watched)
     {
         return Err(Error::refused(
             format!("{plugin} needs a validation split, and the run evaluates none"),

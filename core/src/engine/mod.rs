@@ -3,10 +3,13 @@
 //! It names no plugin. What differs between methods is said in configurations and done by
 //! plugins; what a run must never do wrong is here.
 
+mod assembly;
 mod checkpoint;
 mod checks;
 mod evaluate;
 mod operations;
+mod persist;
+mod record;
 mod step;
 mod trainer;
 

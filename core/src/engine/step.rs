@@ -4,22 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Tensor, no_grad_guard};
 
+use super::assembly::Plugged;
 use crate::batch::{Batch, ByModality, Outputs, Spec, Targets, share};
 use crate::error::{Error, Result, guarded};
 use crate::family::{
-    Ask, AskPurpose, Forward, GradientModifier, Inner, Notes, Objective, Problem, Rule,
+    Ask, AskPurpose, Forward, GradientModifier, Inner, Need, Notes, Objective, Problem, Rule,
     RuleContext, Site, StepView, Term,
 };
 use crate::layers::Statistics;
 use crate::model::Model;
 use crate::parameters::{ByParam, Grads, GroupId, ParamId, Parameters};
 use crate::random::{Purpose, Seed};
-
-/// A plugin with the words that name it in errors and records.
-pub(super) struct Plugged<T: ?Sized> {
-    pub(super) name: String,
-    pub(super) plugin: Box<T>,
-}
 
 /// Learning rate factors of all controllers.
 pub(super) type Factors = Vec<BTreeMap<String, f64>>;
@@ -40,8 +35,8 @@ pub(super) struct Step<'a> {
     pub(super) term_weights: &'a BTreeMap<String, f64>,
     pub(super) seed: Seed,
     pub(super) epoch: usize,
-    pub(super) global_step: u64,
-    pub(super) sub_step: u64,
+    pub(super) number: u64,
+    pub(super) part: u64,
     /// Whether to note which modifiers change something.
     pub(super) watch_modifiers: bool,
     pub(super) left: Left,
@@ -72,7 +67,7 @@ struct Passes<'a> {
     statistics: Statistics,
     original_labels: bool,
     made: BTreeMap<Spec, Outputs>,
-    forward_passes: u64,
+    count: u64,
 }
 
 impl Forward for Passes<'_> {
@@ -86,7 +81,7 @@ impl Forward for Passes<'_> {
         }
         let statistics = spec.statistics.unwrap_or(self.statistics);
         let outputs = self.model.forward(self.batch, spec, statistics, Some(self.active), None)?;
-        self.forward_passes += 1;
+        self.count += 1;
         self.made.insert(spec.clone(), outputs.share());
         Ok(outputs)
     }
@@ -112,7 +107,7 @@ impl Step<'_> {
         let first = self.first();
         // libtorch's generator serves dropout alone; what it draws depends on the step and pass.
         let pass = if ask.replay_noise { 0 } else { self.left.backward_passes };
-        let counters = [self.global_step, self.sub_step, pass];
+        let counters = [self.number, self.part, pass];
         tch::manual_seed(self.seed.number(Purpose::Forward, "", &counters) as i64);
         let mut passes = Passes {
             model: self.model,
@@ -122,7 +117,7 @@ impl Step<'_> {
             statistics: if first { Statistics::Update } else { Statistics::Keep },
             original_labels: ask.original_labels,
             made: BTreeMap::new(),
-            forward_passes: 0,
+            count: 0,
         };
         let mut terms = Vec::new();
         for objective in self.objectives.iter_mut() {
@@ -139,7 +134,7 @@ impl Step<'_> {
             term.weight *= self.term_weights.get(&term.name).copied().unwrap_or(1.0);
         }
         terms.retain(|term| term.weight != 0.0);
-        self.left.forward_passes += passes.forward_passes;
+        self.left.forward_passes += passes.count;
         if first {
             let full = passes.full();
             if let Some(outputs) = passes.made.get(&full) {
@@ -199,7 +194,7 @@ impl Problem for Step<'_> {
         let leaves = self.leaves();
         let terms = self.terms(ask)?;
         let by_term = ask.purpose == AskPurpose::Descent
-            && self.modifiers.iter().any(|m| m.plugin.needs().gradients_by_term);
+            && self.modifiers.iter().any(|m| m.plugin.needs().contains(&Need::GradientsByTerm));
         // Terms of one route share a backward pass, unless a modifier wants them apart.
         let mut losses: Vec<(String, Option<Vec<GroupId>>, Tensor)> = Vec::new();
         for term in terms {
@@ -311,7 +306,7 @@ impl Step<'_> {
             split: split.as_ref(),
             labels: &self.batch.targets.labels,
             epoch: self.epoch,
-            step: self.global_step,
+            step: self.number,
         };
         for (index, modifier) in self.modifiers.iter_mut().enumerate() {
             if modifier.plugin.site() != site {

@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use mie_record::{At, Cost, Event, EventWriter, Manifest, MetricsWriter, RunDir, RunLock, Summary};
+use mie_record::{At, Cost, Event, EventWriter, MetricsWriter, RunDir, RunLock, Summary};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+use super::assembly::{Assembly, Plugged};
 use super::checkpoint::{self, Bundle};
-use super::checks::{self, Wanted};
+use super::checks;
 use super::evaluate::{Evaluation, FUSED, Settings, evaluate};
 use super::operations::Operations;
-use super::step::{ALL_GROUPS, Factors, Left, Plugged, Step, factor};
+use super::step::{ALL_GROUPS, Factors, Left, Step, factor};
 use super::{Existing, Observer, StepProgress, TrainOptions};
 use crate::batch::Batch;
 use crate::config::{Resolved, SelectionSplit};
@@ -22,7 +22,7 @@ use crate::data::{Batches, DataSource, Request, TestAccess, mix};
 use crate::error::{Error, Result, guarded};
 use crate::family::{
     Boundary, Controller, Directive, GradientModifier, Load, Mode, Moment, Objective, Optimizer,
-    Persist, Phase, Report, Score, Split, State, Strategy, SubStep,
+    Phase, Report, Score, Split, Strategy, SubStep,
 };
 use crate::model::Model;
 use crate::parameters::{GroupId, Parameters};
@@ -39,37 +39,37 @@ pub enum Outcome {
 
 /// Where a run stands; everything but tensors and plugin state that a resumed run needs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Cursor {
-    phase_index: usize,
-    phase: Option<Phase>,
-    epoch: usize,
-    step: u64,
-    global_step: u64,
+pub(super) struct Cursor {
+    pub(super) phase_index: usize,
+    pub(super) phase: Option<Phase>,
+    pub(super) epoch: usize,
+    pub(super) step: u64,
+    pub(super) global_step: u64,
     /// Passes over training data begun: names order and augmentation of the current one.
-    epochs_drawn: u64,
+    pub(super) epochs_drawn: u64,
     /// Passes that plugins asked for.
-    plugin_passes: u64,
-    best: Option<Best>,
-    end_phase: bool,
-    factors: Factors,
-    term_weights: BTreeMap<String, f64>,
-    scores: BTreeMap<String, f64>,
-    epoch_sums: BTreeMap<String, f64>,
-    epoch_samples: u64,
-    epoch_seconds: f64,
-    epoch_wait_seconds: f64,
-    cost: Cost,
-    metrics_position: u64,
+    pub(super) plugin_passes: u64,
+    pub(super) best: Option<Best>,
+    pub(super) end_phase: bool,
+    pub(super) factors: Factors,
+    pub(super) term_weights: BTreeMap<String, f64>,
+    pub(super) scores: BTreeMap<String, f64>,
+    pub(super) epoch_sums: BTreeMap<String, f64>,
+    pub(super) epoch_samples: u64,
+    pub(super) epoch_seconds: f64,
+    pub(super) epoch_wait_seconds: f64,
+    pub(super) cost: Cost,
+    pub(super) metrics_position: u64,
     /// Modifiers that have changed a gradient so far.
-    modifiers_changed: BTreeSet<usize>,
+    pub(super) modifiers_changed: BTreeSet<usize>,
     /// Refreshes in force: modifier and name of the file.
-    refreshed: BTreeMap<usize, String>,
-    warned: BTreeSet<String>,
-    marks: BTreeSet<String>,
+    pub(super) refreshed: BTreeMap<usize, String>,
+    pub(super) warned: BTreeSet<String>,
+    pub(super) marks: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Best {
+pub(super) struct Best {
     score: f64,
     name: String,
     at: At,
@@ -86,28 +86,28 @@ struct Pending {
 }
 
 pub(super) struct Trainer<'a> {
-    resolved: &'a Resolved,
-    device: Device,
-    run: RunDir,
+    pub(super) resolved: &'a Resolved,
+    pub(super) device: Device,
+    pub(super) run: RunDir,
     _lock: RunLock,
-    source: Arc<DataSource>,
-    model: Model,
-    parameters: Parameters,
-    objectives: Vec<Plugged<dyn Objective>>,
-    optimizer: Plugged<dyn Optimizer>,
-    modifiers: Vec<Plugged<dyn GradientModifier>>,
-    controllers: Vec<Plugged<dyn Controller>>,
-    strategy: Plugged<dyn Strategy>,
-    cursor: Cursor,
+    pub(super) source: Arc<DataSource>,
+    pub(super) model: Model,
+    pub(super) parameters: Parameters,
+    pub(super) objectives: Vec<Plugged<dyn Objective>>,
+    pub(super) optimizer: Plugged<dyn Optimizer>,
+    pub(super) modifiers: Vec<Plugged<dyn GradientModifier>>,
+    pub(super) controllers: Vec<Plugged<dyn Controller>>,
+    pub(super) strategy: Plugged<dyn Strategy>,
+    pub(super) cursor: Cursor,
     /// Selection on the test split was asked for.
     access: Option<TestAccess>,
-    metrics: MetricsWriter,
+    pub(super) metrics: MetricsWriter,
     /// Open once the run is known to go on.
-    board: Option<EventWriter>,
+    pub(super) board: Option<EventWriter>,
     pending: Vec<Pending>,
     latest_loss: Option<f64>,
     finished: Option<Summary>,
-    last_wall: Instant,
+    pub(super) last_wall: Instant,
     settings: Settings,
 }
 
@@ -121,28 +121,20 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let experiment = &resolved.experiment;
         let device = options.device;
-        checks::check_names(experiment)?;
         let source = Arc::new(super::open_data(experiment, &options.data_dir)?);
-        let classes = source.classes().len();
-        let (model, parameters) =
-            Model::build(experiment, &source.layouts, &source.fillers, classes, device)?;
-        let (objectives, modifiers, controllers) = build_plugins(resolved)?;
-        let optimizer = plug("optimizer", experiment.optimizer.typetag_name(), || {
-            experiment.optimizer.build()
-        })?;
-        let mut strategy =
-            plug("strategy", experiment.strategy.typetag_name(), || experiment.strategy.build())?;
-        let wanted = wanted(&model, &objectives, &modifiers, &controllers, experiment);
-        checks::dry_run(&model, &source.layouts, classes, &wanted, device)?;
+        let assembly = Assembly::build(
+            experiment,
+            &source.layouts,
+            &source.fillers,
+            source.classes().len(),
+            device,
+        )?;
         checks::check_splits(
             experiment,
-            &wanted,
+            &assembly.wanted,
             !source.is_empty(Split::Valid),
             !source.is_empty(Split::Test),
         )?;
-        checks::phases(strategy.plugin.as_mut(), &model.modalities())?;
-        // Asking a strategy for its phases may have moved its state.
-        strategy.plugin = experiment.strategy.build()?;
         if source.len(Split::Train) < experiment.data.batch_size && experiment.data.drop_last {
             return Err(Error::refused(
                 format!(
@@ -156,8 +148,10 @@ impl<'a> Trainer<'a> {
         let oracle = experiment.selection.split == SelectionSplit::Test;
         let run = open_directory(resolved, options)?;
         let lock = run.lock()?;
-        let cursor =
-            Cursor { factors: vec![BTreeMap::new(); controllers.len()], ..Cursor::default() };
+        let cursor = Cursor {
+            factors: vec![BTreeMap::new(); assembly.controllers.len()],
+            ..Cursor::default()
+        };
         let finished = run.read_summary()?;
         observer.started(&run, finished.is_some());
         let mut trainer = Self {
@@ -169,13 +163,13 @@ impl<'a> Trainer<'a> {
             run,
             _lock: lock,
             source,
-            model,
-            parameters,
-            objectives,
-            optimizer,
-            modifiers,
-            controllers,
-            strategy,
+            model: assembly.model,
+            parameters: assembly.parameters,
+            objectives: assembly.objectives,
+            optimizer: assembly.optimizer,
+            modifiers: assembly.modifiers,
+            controllers: assembly.controllers,
+            strategy: assembly.strategy,
             cursor,
             access: oracle.then(TestAccess::granted),
             pending: Vec::new(),
@@ -374,8 +368,8 @@ impl<'a> Trainer<'a> {
             term_weights: &self.cursor.term_weights,
             seed: Seed(self.resolved.experiment.seed),
             epoch: self.cursor.epoch,
-            global_step: self.cursor.global_step,
-            sub_step: index,
+            number: self.cursor.global_step,
+            part: index,
             watch_modifiers: first_of_phase,
             left: Left::default(),
         };
@@ -620,7 +614,7 @@ impl<'a> Trainer<'a> {
             experiment: self.resolved.experiment.name.clone(),
             fingerprint: self.resolved.fingerprint()?,
             seed: self.resolved.experiment.seed,
-            finished_unix_seconds: now(),
+            finished_unix_seconds: super::record::now(),
             selection: best.as_ref().map_or("last weights".to_owned(), |best| best.name.clone()),
             marks: self.cursor.marks.iter().cloned().collect(),
             best: best.map_or_else(|| self.at(), |best| best.at),
@@ -733,7 +727,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn set_frozen(&mut self, group: &GroupId, frozen: bool) {
+    pub(super) fn set_frozen(&mut self, group: &GroupId, frozen: bool) {
         if let Some(group) = self.parameters.group_mut(group) {
             group.frozen = frozen;
         }
@@ -754,7 +748,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn at(&self) -> At {
+    pub(super) fn at(&self) -> At {
         At {
             phase: self.cursor.phase_index,
             epoch: self.cursor.epoch,
@@ -762,214 +756,9 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn record(&mut self, event: &Event, observer: &mut dyn Observer) -> Result<()> {
-        self.metrics.write(event)?;
-        self.draw(event)?;
-        observer.event(event);
-        Ok(())
-    }
-
-    /// Passes the scalars of an event on to TensorBoard.
-    fn draw(&mut self, event: &Event) -> Result<()> {
-        let (step, scalars): (u64, Vec<(String, f64)>) = match event {
-            Event::Step { at, terms, gradient_norm, learning_rate } => {
-                let mut all: Vec<_> =
-                    terms.iter().map(|(name, value)| (format!("step/{name}"), *value)).collect();
-                all.extend(gradient_norm.map(|norm| ("step/gradient_norm".to_owned(), norm)));
-                all.push(("step/learning_rate".to_owned(), *learning_rate));
-                (at.step, all)
-            }
-            Event::Epoch { at, train, .. } => {
-                let named = |(name, value): (&String, &f64)| (format!("train/{name}"), *value);
-                (at.step, train.iter().map(named).collect())
-            }
-            Event::Evaluation { at, split, outputs, .. } => {
-                let each = |(name, metrics): (&String, &mie_record::OutputMetrics)| {
-                    [
-                        (format!("{split}/{name}/accuracy"), metrics.accuracy),
-                        (format!("{split}/{name}/macro_f1"), metrics.macro_f1),
-                        (format!("{split}/{name}/loss"), metrics.loss),
-                    ]
-                };
-                (at.step, outputs.iter().flat_map(each).collect())
-            }
-            _ => return Ok(()),
-        };
-        let scalars = scalars.iter().map(|(name, value)| (name.as_str(), *value));
-        match &mut self.board {
-            Some(board) => Ok(board.scalars(step, scalars)?),
-            None => Ok(()),
-        }
-    }
-
-    fn warn(&mut self, message: &str, observer: &mut dyn Observer) -> Result<()> {
-        if !self.cursor.warned.insert(message.to_owned()) {
-            return Ok(());
-        }
-        self.record(&Event::Warning { at: self.at(), message: message.to_owned() }, observer)
-    }
-
-    fn warn_all(&mut self, messages: Vec<String>, observer: &mut dyn Observer) -> Result<()> {
-        messages.into_iter().try_for_each(|message| self.warn(&message, observer))
-    }
-
-    fn book_wall(&mut self) {
+    pub(super) fn book_wall(&mut self) {
         self.cursor.cost.wall_seconds += self.last_wall.elapsed().as_secs_f64();
         self.last_wall = Instant::now();
-    }
-
-    fn weights(&self) -> Result<State> {
-        Ok(State { tensors: self.parameters.export()?, values: serde_json::Map::new() })
-    }
-
-    fn parts(&mut self) -> Vec<(String, &mut dyn Persist)> {
-        let mut parts: Vec<(String, &mut dyn Persist)> = vec![
-            ("optimizer".to_owned(), self.optimizer.plugin.as_mut()),
-            ("strategy".to_owned(), self.strategy.plugin.as_mut()),
-            ("fusion".to_owned(), self.model.fusion.as_mut()),
-        ];
-        for (index, plugged) in self.objectives.iter_mut().enumerate() {
-            parts.push((format!("objectives.{index}"), plugged.plugin.as_mut()));
-        }
-        for (index, plugged) in self.modifiers.iter_mut().enumerate() {
-            parts.push((format!("gradient_modifiers.{index}"), plugged.plugin.as_mut()));
-        }
-        for (index, plugged) in self.controllers.iter_mut().enumerate() {
-            parts.push((format!("controllers.{index}"), plugged.plugin.as_mut()));
-        }
-        parts
-    }
-
-    fn save(&mut self) -> Result<()> {
-        self.book_wall();
-        self.cursor.metrics_position = self.metrics.position()?;
-        let mut bundle = Bundle::default();
-        bundle.put("weights", self.weights()?);
-        for (name, part) in self.parts() {
-            bundle.put(name, part.state()?);
-        }
-        let bug = |e: serde_json::Error| Error::Bug(format!("a cursor cannot be written: {e}"));
-        let frozen: Vec<String> = self
-            .parameters
-            .groups()
-            .filter(|(_, group)| group.frozen)
-            .map(|(id, _)| id.to_string())
-            .collect();
-        let mut cursor = State::default();
-        cursor.values.insert("at".to_owned(), serde_json::to_value(&self.cursor).map_err(bug)?);
-        cursor.values.insert("frozen".to_owned(), Value::from(frozen));
-        bundle.put("cursor", cursor);
-        let last = checkpoint::last_path(&self.run);
-        if last.exists() {
-            let previous = checkpoint::previous_path(&self.run);
-            std::fs::rename(&last, &previous).map_err(Error::io("rename", &last))?;
-        }
-        bundle.write(&last)
-    }
-
-    /// Loads the last checkpoint, or the one before it should that be damaged.
-    fn resume(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let mut damaged = Vec::new();
-        for file in [checkpoint::last_path(&self.run), checkpoint::previous_path(&self.run)] {
-            if !file.exists() {
-                continue;
-            }
-            match Bundle::read(&file) {
-                Ok(bundle) => {
-                    self.load(bundle)?;
-                    let from = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    self.record(&Event::Resumed { at: self.at(), from }, observer)?;
-                    return self.warn_all(damaged, observer);
-                }
-                Err(error) => damaged.push(format!("{error}; falling back to the one before it")),
-            }
-        }
-        // No checkpoint was finished: the run starts over.
-        self.metrics.truncate_to(0)?;
-        self.warn_all(damaged, observer)
-    }
-
-    fn load(&mut self, mut bundle: Bundle) -> Result<()> {
-        let cursor = bundle.take("cursor");
-        let bug = |e: serde_json::Error| Error::Bug(format!("a cursor cannot be read: {e}"));
-        let at = cursor.values.get("at").cloned().unwrap_or(Value::Null);
-        self.cursor = serde_json::from_value(at).map_err(bug)?;
-        self.parameters.import(&bundle.take("weights").tensors)?;
-        let frozen: Vec<String> = cursor
-            .values
-            .get("frozen")
-            .and_then(Value::as_array)
-            .map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-            .unwrap_or_default();
-        for id in self.parameters.ids() {
-            self.set_frozen(&id, frozen.contains(&id.to_string()));
-        }
-        let device = self.device;
-        for (name, part) in self.parts() {
-            part.load_state(on_device(bundle.take(&name), device)?)?;
-        }
-        for (index, file) in self.cursor.refreshed.clone() {
-            let mut refreshed = Bundle::read(&checkpoint::refresh_path(&self.run, &file))?;
-            let state = on_device(refreshed.take("refreshed"), device)?;
-            if let Some(modifier) = self.modifiers.get_mut(index) {
-                modifier.plugin.load_refreshed(state)?;
-            }
-        }
-        self.metrics.truncate_to(self.cursor.metrics_position)?;
-        Ok(())
-    }
-
-    fn start_record(&self, options: &TrainOptions) -> Result<()> {
-        if self.run.manifest_path().exists() {
-            return Ok(());
-        }
-        let experiment = &self.resolved.experiment;
-        let mut plugins: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut add = |family: &str, name: &str| {
-            plugins.entry(family.to_owned()).or_default().push(name.to_owned());
-        };
-        add("dataset", experiment.dataset.typetag_name());
-        add("fusion", experiment.fusion.typetag_name());
-        add("optimizer", experiment.optimizer.typetag_name());
-        add("strategy", experiment.strategy.typetag_name());
-        for modality in experiment.modalities.values() {
-            add("modality", modality.input.typetag_name());
-            add("encoder", modality.encoder.typetag_name());
-        }
-        experiment.also_evaluate.iter().for_each(|p| add("fusion", p.typetag_name()));
-        experiment.objectives.iter().for_each(|p| add("objective", p.typetag_name()));
-        experiment.controllers.iter().for_each(|p| add("controller", p.typetag_name()));
-        experiment
-            .gradient_modifiers
-            .iter()
-            .for_each(|p| add("gradient_modifier", p.typetag_name()));
-        let mut deviations = experiment.deviations.clone();
-        for (fact, value) in self.source.facts() {
-            deviations.insert(format!("dataset.{fact}"), value.to_string());
-        }
-        deviations.insert("data_dir".to_owned(), options.data_dir.display().to_string());
-        self.run.write_config(&self.resolved.to_toml()?)?;
-        self.run.write_manifest(&Manifest {
-            format: Manifest::FORMAT,
-            experiment: experiment.name.clone(),
-            fingerprint: self.resolved.fingerprint()?,
-            seed: experiment.seed,
-            created_unix_seconds: now(),
-            versions: BTreeMap::from([
-                ("mie".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-                ("tch".to_owned(), "0.24.0".to_owned()),
-                ("libtorch".to_owned(), "2.11.0".to_owned()),
-            ]),
-            commit: commit(),
-            device: crate::device::name(self.device),
-            threads: tch::get_num_threads() as usize,
-            host_os: std::env::consts::OS.to_owned(),
-            data: self.source.records(),
-            marks: self.cursor.marks.iter().cloned().collect(),
-            plugins,
-            deviations,
-        })?;
-        Ok(())
     }
 }
 
@@ -989,65 +778,6 @@ fn open_directory(resolved: &Resolved, options: &TrainOptions) -> Result<RunDir>
     Ok(run)
 }
 
-type Plugins =
-    (Vec<Plugged<dyn Objective>>, Vec<Plugged<dyn GradientModifier>>, Vec<Plugged<dyn Controller>>);
-
-fn build_plugins(resolved: &Resolved) -> Result<Plugins> {
-    let experiment = &resolved.experiment;
-    let objectives = experiment
-        .objectives
-        .iter()
-        .map(|config| plug("objective", config.typetag_name(), || config.build()))
-        .collect::<Result<_>>()?;
-    let modifiers = experiment
-        .gradient_modifiers
-        .iter()
-        .map(|config| plug("gradient modifier", config.typetag_name(), || config.build()))
-        .collect::<Result<_>>()?;
-    let controllers = experiment
-        .controllers
-        .iter()
-        .map(|config| plug("controller", config.typetag_name(), || config.build()))
-        .collect::<Result<_>>()?;
-    Ok((objectives, modifiers, controllers))
-}
-
-fn plug<T: ?Sized>(
-    family: &str,
-    name: &str,
-    build: impl FnOnce() -> Result<Box<T>>,
-) -> Result<Plugged<T>> {
-    let name = format!("{family} `{name}`");
-    let plugin = guarded(&name, build)?;
-    Ok(Plugged { name, plugin })
-}
-
-fn wanted(
-    model: &Model,
-    objectives: &[Plugged<dyn Objective>],
-    modifiers: &[Plugged<dyn GradientModifier>],
-    controllers: &[Plugged<dyn Controller>],
-    experiment: &crate::config::Experiment,
-) -> Vec<Wanted> {
-    let mut wanted = vec![Wanted {
-        plugin: format!("fusion `{}`", experiment.fusion.typetag_name()),
-        needs: model.fusion.needs(),
-    }];
-    let mut add = |plugin: &str, needs| wanted.push(Wanted { plugin: plugin.to_owned(), needs });
-    model.also.iter().for_each(|(name, rule)| add(&format!("fusion `{name}`"), rule.needs()));
-    objectives.iter().for_each(|p| add(&p.name, p.plugin.needs()));
-    modifiers.iter().for_each(|p| add(&p.name, p.plugin.needs()));
-    controllers.iter().for_each(|p| add(&p.name, p.plugin.needs()));
-    wanted
-}
-
-fn on_device(mut state: State, device: Device) -> Result<State> {
-    for tensor in state.tensors.values_mut() {
-        *tensor = tensor.f_to_device(device)?;
-    }
-    Ok(state)
-}
-
 fn finite(what: &str, value: f64, step: u64) -> Result<()> {
     if value.is_finite() {
         return Ok(());
@@ -1060,13 +790,4 @@ fn finite(what: &str, value: f64, step: u64) -> Result<()> {
              last checkpoint is from before this step"
         ),
     })
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
-}
-
-/// Commit of the source tree this was built from, where git tells.
-fn commit() -> Option<String> {
-    option_env!("MIE_COMMIT").map(str::to_owned)
 }

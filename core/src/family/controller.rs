@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{Boundary, Needs, Persist, RunOps};
+use super::{Boundary, Need, Persist, RunOps};
 use crate::catalogue::plugin_family;
 use crate::error::Result;
 use crate::parameters::GroupId;
@@ -55,8 +55,8 @@ pub enum Directive {
 /// Watches a run and steers it.
 pub trait Controller: Persist + Send {
     /// What it cannot do without.
-    fn needs(&self) -> Needs {
-        Needs::default()
+    fn needs(&self) -> &'static [Need] {
+        &[]
     }
 
     /// Reacts to a boundary.

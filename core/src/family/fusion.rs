@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use super::{Needs, Persist};
+use super::{Need, Persist};
 use crate::batch::{ByModality, Named, Outputs};
 use crate::catalogue::plugin_family;
 use crate::error::Result;
@@ -42,8 +42,8 @@ pub trait FusionConfig: Debug + Send + Sync {
 /// Joins modalities, for a loss and for the decision.
 pub trait Fusion: Persist + Send {
     /// What it cannot do without.
-    fn needs(&self) -> Needs {
-        Needs::default()
+    fn needs(&self) -> &'static [Need] {
+        &[]
     }
 
     /// Whether its joint logits are exactly the sum of [`Fusion::split`].

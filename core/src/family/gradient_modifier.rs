@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use super::{Boundary, Needs, Persist, RunOps, State};
+use super::{Boundary, Need, Persist, RunOps, State};
 use crate::batch::{ByModality, Outputs};
 use crate::catalogue::plugin_family;
 use crate::error::Result;
@@ -56,8 +56,8 @@ pub trait GradientModifierConfig: Debug + Send + Sync {
 /// Changes gradients or steps in place.
 pub trait GradientModifier: Persist + Send {
     /// What it cannot do without.
-    fn needs(&self) -> Needs {
-        Needs::default()
+    fn needs(&self) -> &'static [Need] {
+        &[]
     }
 
     /// Where it acts.

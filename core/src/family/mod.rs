@@ -94,20 +94,21 @@ pub trait Persist {
 }
 
 /// What a plugin cannot do without; checked before the first step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Needs {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Need {
     /// A fusion whose joint logits are a sum of unimodal ones.
-    pub additive_fusion: bool,
+    AdditiveFusion,
     /// A fusion with joint logits to take a loss on.
-    pub joint_logits: bool,
+    JointLogits,
     /// A head for each modality.
-    pub unimodal_heads: bool,
+    UnimodalHeads,
     /// A validation split.
-    pub validation_split: bool,
+    ValidationSplit,
     /// At least two modalities.
-    pub several_modalities: bool,
-    /// Gradients of each loss term apart.
-    pub gradients_by_term: bool,
+    SeveralModalities,
+    /// Gradients of each loss term apart; the engine computes them when a modifier says so.
+    GradientsByTerm,
 }
 
 /// Where a run stands when plugins are called between steps.

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use super::{Boundary, Needs, Persist, RunOps};
+use super::{Boundary, Need, Persist, RunOps};
 use crate::batch::{Outputs, Spec, Targets};
 use crate::catalogue::plugin_family;
 use crate::error::Result;
@@ -70,8 +70,8 @@ pub trait Forward {
 /// Turns outputs into loss terms.
 pub trait Objective: Persist + Send {
     /// What it cannot do without.
-    fn needs(&self) -> Needs {
-        Needs::default()
+    fn needs(&self) -> &'static [Need] {
+        &[]
     }
 
     /// Computes the terms; called once for every gradient, so twice a step under SAM.

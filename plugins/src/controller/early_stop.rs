@@ -62,7 +62,7 @@ struct EarlyStop {
 }
 
 impl Controller for EarlyStop {
-    fn needs(&self) -> Needs {
+    fn needs(&self) -> &'static [Need] {
         self.watch.needs()
     }
 

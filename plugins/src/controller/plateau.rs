@@ -110,7 +110,7 @@ impl Plateau {
 }
 
 impl Controller for Plateau {
-    fn needs(&self) -> Needs {
+    fn needs(&self) -> &'static [Need] {
         self.watch.needs()
     }
 

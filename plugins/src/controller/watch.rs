@@ -46,8 +46,8 @@ impl Watch {
         ensure_range("threshold", "[0, inf)", threshold, share)
     }
 
-    pub(super) fn needs(&self) -> Needs {
-        Needs { validation_split: self.name.starts_with("valid."), ..Needs::default() }
+    pub(super) fn needs(&self) -> &'static [Need] {
+        if self.name.starts_with("valid.") { &[Need::ValidationSplit] } else { &[] }
     }
 
     /// Looks at the score after an epoch and counts the epochs since it last improved.
@@ -147,7 +147,11 @@ mod tests {
 
     #[test]
     fn only_a_validation_score_needs_the_split() {
-        assert!(Watch::new("valid.fused.accuracy", Goal::Max, 0.0).needs().validation_split);
-        assert!(!Watch::new("train.loss", Goal::Min, 0.0).needs().validation_split);
+        assert!(
+            Watch::new("valid.fused.accuracy", Goal::Max, 0.0)
+                .needs()
+                .contains(&Need::ValidationSplit)
+        );
+        assert!(!Watch::new("train.loss", Goal::Min, 0.0).needs().contains(&Need::ValidationSplit));
     }
 }

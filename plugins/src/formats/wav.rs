@@ -61,7 +61,7 @@ pub fn parse(content: &[u8]) -> Result<Waveform, String> {
             (b"fmt " | b"data", None) => {
                 return Err(format!(
                     "is truncated: its {} chunk should have {size} bytes, {} are left",
-                    head[..4].escape_ascii(),
+                    String::from_utf8_lossy(&head[..4]).trim_end(),
                     rest.len()
                 ));
             }
@@ -170,7 +170,7 @@ pub(crate) mod fixture {
     use super::{FLOAT, INTEGER};
 
     /// A chunk with its head and, at an odd size, its padding.
-    pub(crate) fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    pub(crate) fn chunk(name: [u8; 4], body: &[u8]) -> Vec<u8> {
         let mut chunk = name.to_vec();
         chunk.extend((body.len() as u32).to_le_bytes());
         chunk.extend(body);
@@ -191,20 +191,20 @@ pub(crate) mod fixture {
     /// A file of these chunks.
     pub(crate) fn file(chunks: &[Vec<u8>]) -> Vec<u8> {
         let body = [b"WAVE".to_vec(), chunks.concat()].concat();
-        chunk(b"RIFF", &body)
+        chunk(*b"RIFF", &body)
     }
 
     /// A file of one channel of 32-bit floats.
     pub(crate) fn floats(rate_hertz: u32, samples: &[f32]) -> Vec<u8> {
         let data: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         let format = format(FLOAT, 1, rate_hertz, 32);
-        file(&[chunk(b"fmt ", &format), chunk(b"data", &data)])
+        file(&[chunk(*b"fmt ", &format), chunk(*b"data", &data)])
     }
 
     /// A file of integers, given as the bytes of the data chunk.
     pub(crate) fn integers(channels: u16, rate_hertz: u32, bits: u16, data: &[u8]) -> Vec<u8> {
         let format = format(INTEGER, channels, rate_hertz, bits);
-        file(&[chunk(b"fmt ", &format), chunk(b"data", data)])
+        file(&[chunk(*b"fmt ", &format), chunk(*b"data", data)])
     }
 }
 
@@ -230,7 +230,8 @@ mod tests {
         assert_eq!(samples(&thirty_two), [-1.0, 0.5]);
         assert_eq!(samples(&floats(8_000, &[-1.5, 0.25])), [-1.5, 0.25]);
         let double = [(-0.75f64).to_le_bytes(), 0.125f64.to_le_bytes()].concat();
-        let double = file(&[chunk(b"fmt ", &format(FLOAT, 1, 8_000, 64)), chunk(b"data", &double)]);
+        let double =
+            file(&[chunk(*b"fmt ", &format(FLOAT, 1, 8_000, 64)), chunk(*b"data", &double)]);
         assert_eq!(samples(&double), [-0.75, 0.125]);
     }
 
@@ -276,15 +277,15 @@ mod tests {
     #[test]
     fn other_chunks_are_skipped_with_the_padding_of_odd_ones() {
         let plain = integers(1, 8_000, 8, &[128, 192, 64]);
-        let format = chunk(b"fmt ", &format(INTEGER, 1, 8_000, 8));
-        let data = chunk(b"data", &[128, 192, 64]);
+        let format = chunk(*b"fmt ", &format(INTEGER, 1, 8_000, 8));
+        let data = chunk(*b"data", &[128, 192, 64]);
         let crowded = file(&[
-            chunk(b"JUNK", &[1; 7]),
+            chunk(*b"JUNK", &[1; 7]),
             format,
-            chunk(b"LIST", b"INFOx"),
-            chunk(b"fact", &[3, 0, 0, 0]),
+            chunk(*b"LIST", b"INFOx"),
+            chunk(*b"fact", &[3, 0, 0, 0]),
             data,
-            chunk(b"id3 ", &[9; 3]),
+            chunk(*b"id3 ", &[9; 3]),
         ]);
         assert_eq!(parse(&crowded).unwrap(), parse(&plain).unwrap());
         // The last chunk of a file may lack its padding.
@@ -298,7 +299,7 @@ mod tests {
             body.extend([22, 0, 16, 0, 4, 0, 0, 0]);
             body.extend(tag.to_le_bytes());
             body.extend(tail);
-            file(&[chunk(b"fmt ", &body), chunk(b"data", &[0x00, 0x40])])
+            file(&[chunk(*b"fmt ", &body), chunk(*b"data", &[0x00, 0x40])])
         };
         assert_eq!(parse(&extensible(INTEGER, IDENTIFIER_TAIL)).unwrap().samples, [0.5]);
         let problem = parse(&extensible(INTEGER, [1; 14])).unwrap_err();
@@ -318,14 +319,14 @@ mod tests {
         );
         assert!(problem(&whole[..20]).contains("its fmt chunk should have 16 bytes, 0 are left"));
         assert!(problem(&whole[..36]).contains("has no data chunk"));
-        assert!(problem(&file(&[chunk(b"data", &[0, 0])])).contains("has no fmt chunk before"));
+        assert!(problem(&file(&[chunk(*b"data", &[0, 0])])).contains("has no fmt chunk before"));
         assert_eq!(problem(&integers(1, 8_000, 16, &[])), "holds no samples");
         assert!(problem(&integers(1, 8_000, 16, &[1, 2, 3])).contains("2 to a frame"));
         assert!(problem(&integers(0, 8_000, 16, &[1, 2])).contains("0 channels"));
         assert!(problem(&integers(1, 8_000, 12, &[1, 2])).contains("12 bits of format 1"));
         assert!(problem(&integers(1, 999, 8, &[1])).contains("999 Hz, outside 1000..=768000"));
         assert!(problem(&floats(8_000, &[0.0, f32::NAN])).contains("in frame 1"));
-        let compressed = file(&[chunk(b"fmt ", &format(85, 1, 8_000, 16))]);
+        let compressed = file(&[chunk(*b"fmt ", &format(85, 1, 8_000, 16))]);
         assert!(problem(&compressed).contains("16 bits of format 85"));
     }
 

@@ -52,8 +52,8 @@ struct Average {
 impl Persist for Average {}
 
 impl Fusion for Average {
-    fn needs(&self) -> Needs {
-        Needs { unimodal_heads: true, ..Needs::default() }
+    fn needs(&self) -> &'static [Need] {
+        &[Need::UnimodalHeads]
     }
 
     fn additive(&self) -> bool {

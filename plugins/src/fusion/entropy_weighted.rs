@@ -72,8 +72,8 @@ impl EntropyWeighted {
 impl Persist for EntropyWeighted {}
 
 impl Fusion for EntropyWeighted {
-    fn needs(&self) -> Needs {
-        Needs { unimodal_heads: true, ..Needs::default() }
+    fn needs(&self) -> &'static [Need] {
+        &[Need::UnimodalHeads]
     }
 
     fn joint(

@@ -33,8 +33,8 @@ struct Max;
 impl Persist for Max {}
 
 impl Fusion for Max {
-    fn needs(&self) -> Needs {
-        Needs { unimodal_heads: true, ..Needs::default() }
+    fn needs(&self) -> &'static [Need] {
+        &[Need::UnimodalHeads]
     }
 
     fn joint(

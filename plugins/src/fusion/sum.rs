@@ -35,8 +35,8 @@ struct Sum;
 impl Persist for Sum {}
 
 impl Fusion for Sum {
-    fn needs(&self) -> Needs {
-        Needs { unimodal_heads: true, ..Needs::default() }
+    fn needs(&self) -> &'static [Need] {
+        &[Need::UnimodalHeads]
     }
 
     fn additive(&self) -> bool {

@@ -46,7 +46,7 @@ pub struct SvdFlatConfig {
     /// only: `P` does not depend on the scale of `C` (Table 7).
     pub normalise: bool,
     /// Samples a batch in the pass over the data; absent means the training batch size. The paper:
-    /// 12, and 6 for NVGesture.
+    /// 12, and 6 for `NVGesture`.
     pub covariance_batch_size: Option<usize>,
     /// Inputs of the pass over the data: as in evaluation, or shuffled and augmented as in
     /// training (released code).
@@ -277,8 +277,8 @@ impl SvdFlat {
 impl Persist for SvdFlat {}
 
 impl GradientModifier for SvdFlat {
-    fn needs(&self) -> Needs {
-        Needs { several_modalities: true, ..Needs::default() }
+    fn needs(&self) -> &'static [Need] {
+        &[Need::SeveralModalities]
     }
 
     fn modify(&mut self, gradients: &mut Grads, _step: &StepView<'_>) -> Result<()> {

@@ -32,8 +32,8 @@ struct JointCe;
 impl Persist for JointCe {}
 
 impl Objective for JointCe {
-    fn needs(&self) -> Needs {
-        Needs { joint_logits: true, ..Needs::default() }
+    fn needs(&self) -> &'static [Need] {
+        &[Need::JointLogits]
     }
 
     fn terms(&self, forward: &mut dyn Forward, _notes: &mut Notes) -> Result<Vec<Term>> {

@@ -51,8 +51,8 @@ struct UnimodalCe {
 impl Persist for UnimodalCe {}
 
 impl Objective for UnimodalCe {
-    fn needs(&self) -> Needs {
-        Needs { unimodal_heads: true, ..Needs::default() }
+    fn needs(&self) -> &'static [Need] {
+        &[Need::UnimodalHeads]
     }
 
     fn terms(&self, forward: &mut dyn Forward, _notes: &mut Notes) -> Result<Vec<Term>> {

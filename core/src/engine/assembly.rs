@@ -1,0 +1,118 @@
+//! The plugins and the model of an experiment, built and held against each other.
+
+use std::collections::BTreeMap;
+
+use tch::Device;
+
+use super::checks::{self, Wanted};
+use crate::config::Experiment;
+use crate::error::{Result, guarded};
+use crate::family::{
+    Controller, GradientModifier, Objective, Optimizer, Phase, Strategy, TensorLayout,
+};
+use crate::model::Model;
+use crate::parameters::Parameters;
+
+/// A plugin with the words that name it in errors and records.
+pub(super) struct Plugged<T: ?Sized> {
+    pub(super) name: String,
+    pub(super) plugin: Box<T>,
+}
+
+impl<T: ?Sized> Plugged<T> {
+    fn build(family: &str, name: &str, build: impl FnOnce() -> Result<Box<T>>) -> Result<Self> {
+        let name = format!("{family} `{name}`");
+        let plugin = guarded(&name, build)?;
+        Ok(Self { name, plugin })
+    }
+}
+
+/// Everything that is built from an experiment before data are read.
+pub(super) struct Assembly {
+    pub(super) model: Model,
+    pub(super) parameters: Parameters,
+    pub(super) objectives: Vec<Plugged<dyn Objective>>,
+    pub(super) optimizer: Plugged<dyn Optimizer>,
+    pub(super) modifiers: Vec<Plugged<dyn GradientModifier>>,
+    pub(super) controllers: Vec<Plugged<dyn Controller>>,
+    pub(super) strategy: Plugged<dyn Strategy>,
+    /// What the plugins need.
+    pub(super) wanted: Vec<Wanted>,
+    /// Names of the outputs that evaluation reports.
+    pub(super) outputs: Vec<String>,
+    /// The phases, as if no phase ended early.
+    pub(super) phases: Vec<Phase>,
+}
+
+impl Assembly {
+    /// Builds everything and makes a trial pass on made-up inputs.
+    ///
+    /// # Errors
+    /// When an option is out of range or parts do not fit together.
+    pub(super) fn build(
+        experiment: &Experiment,
+        layouts: &BTreeMap<String, Vec<TensorLayout>>,
+        fillers: &BTreeMap<String, f64>,
+        classes: usize,
+        device: Device,
+    ) -> Result<Self> {
+        checks::check_names(experiment)?;
+        let (model, parameters) = Model::build(experiment, layouts, fillers, classes, device)?;
+        let objectives = experiment
+            .objectives
+            .iter()
+            .map(|c| Plugged::build("objective", c.typetag_name(), || c.build()))
+            .collect::<Result<Vec<Plugged<dyn Objective>>>>()?;
+        let modifiers = experiment
+            .gradient_modifiers
+            .iter()
+            .map(|c| Plugged::build("gradient modifier", c.typetag_name(), || c.build()))
+            .collect::<Result<Vec<Plugged<dyn GradientModifier>>>>()?;
+        let controllers = experiment
+            .controllers
+            .iter()
+            .map(|c| Plugged::build("controller", c.typetag_name(), || c.build()))
+            .collect::<Result<Vec<Plugged<dyn Controller>>>>()?;
+        let optimizer = Plugged::build("optimizer", experiment.optimizer.typetag_name(), || {
+            experiment.optimizer.build()
+        })?;
+        let new_strategy = || {
+            let name = experiment.strategy.typetag_name();
+            Plugged::build("strategy", name, || experiment.strategy.build())
+        };
+        // Asking a strategy for all its phases may move its state: that one is thrown away.
+        let phases = checks::phases(new_strategy()?.plugin.as_mut(), &model.modalities())?;
+        let strategy = new_strategy()?;
+        let mut wanted = vec![Wanted {
+            plugin: format!("fusion `{}`", experiment.fusion.typetag_name()),
+            needs: model.fusion.needs(),
+        }];
+        let mut add =
+            |plugin: &str, needs| wanted.push(Wanted { plugin: plugin.to_owned(), needs });
+        for (name, rule) in &model.also {
+            add(&format!("fusion `{name}`"), rule.needs());
+        }
+        for objective in &objectives {
+            add(&objective.name, objective.plugin.needs());
+        }
+        for modifier in &modifiers {
+            add(&modifier.name, modifier.plugin.needs());
+        }
+        for controller in &controllers {
+            add(&controller.name, controller.plugin.needs());
+        }
+        let outputs = checks::dry_run(&model, layouts, classes, &wanted, device)?;
+        Ok(Self {
+            model,
+            parameters,
+            objectives,
+            optimizer,
+            modifiers,
+            controllers,
+            strategy,
+            wanted,
+            outputs,
+            phases,
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! Saving a run so that it goes on exactly where it stopped, and going on.
+
+use mie_record::Event;
+use serde_json::Value;
+use tch::Device;
+
+use super::Observer;
+use super::checkpoint::{self, Bundle};
+use super::trainer::Trainer;
+use crate::error::{Error, Result};
+use crate::family::{Persist, State};
+
+impl Trainer<'_> {
+    pub(super) fn weights(&self) -> Result<State> {
+        Ok(State { tensors: self.parameters.export()?, values: serde_json::Map::new() })
+    }
+
+    fn parts(&mut self) -> Vec<(String, &mut dyn Persist)> {
+        let mut parts: Vec<(String, &mut dyn Persist)> = vec![
+            ("optimizer".to_owned(), self.optimizer.plugin.as_mut()),
+            ("strategy".to_owned(), self.strategy.plugin.as_mut()),
+            ("fusion".to_owned(), self.model.fusion.as_mut()),
+        ];
+        for (index, plugged) in self.objectives.iter_mut().enumerate() {
+            parts.push((format!("objectives.{index}"), plugged.plugin.as_mut()));
+        }
+        for (index, plugged) in self.modifiers.iter_mut().enumerate() {
+            parts.push((format!("gradient_modifiers.{index}"), plugged.plugin.as_mut()));
+        }
+        for (index, plugged) in self.controllers.iter_mut().enumerate() {
+            parts.push((format!("controllers.{index}"), plugged.plugin.as_mut()));
+        }
+        parts
+    }
+
+    pub(super) fn save(&mut self) -> Result<()> {
+        self.book_wall();
+        self.cursor.metrics_position = self.metrics.position()?;
+        let mut bundle = Bundle::default();
+        bundle.put("weights", self.weights()?);
+        for (name, part) in self.parts() {
+            bundle.put(name, part.state()?);
+        }
+        let bug = |e: serde_json::Error| Error::Bug(format!("a cursor cannot be written: {e}"));
+        let frozen: Vec<String> = self
+            .parameters
+            .groups()
+            .filter(|(_, group)| group.frozen)
+            .map(|(id, _)| id.to_string())
+            .collect();
+        let mut cursor = State::default();
+        cursor.values.insert("at".to_owned(), serde_json::to_value(&self.cursor).map_err(bug)?);
+        cursor.values.insert("frozen".to_owned(), Value::from(frozen));
+        bundle.put("cursor", cursor);
+        let last = checkpoint::last_path(&self.run);
+        if last.exists() {
+            let previous = checkpoint::previous_path(&self.run);
+            std::fs::rename(&last, &previous).map_err(Error::io("rename", &last))?;
+        }
+        bundle.write(&last)
+    }
+
+    /// Loads the last checkpoint, or the one before it should that be damaged.
+    pub(super) fn resume(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let mut damaged = Vec::new();
+        for file in [checkpoint::last_path(&self.run), checkpoint::previous_path(&self.run)] {
+            if !file.exists() {
+                continue;
+            }
+            match Bundle::read(&file) {
+                Ok(bundle) => {
+                    self.load(bundle)?;
+                    let from = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    self.record(&Event::Resumed { at: self.at(), from }, observer)?;
+                    return self.warn_all(damaged, observer);
+                }
+                Err(error) => damaged.push(format!("{error}; falling back to the one before it")),
+            }
+        }
+        // No checkpoint was finished: the run starts over.
+        self.metrics.truncate_to(0)?;
+        self.warn_all(damaged, observer)
+    }
+
+    fn load(&mut self, mut bundle: Bundle) -> Result<()> {
+        let cursor = bundle.take("cursor");
+        let bug = |e: serde_json::Error| Error::Bug(format!("a cursor cannot be read: {e}"));
+        let at = cursor.values.get("at").cloned().unwrap_or(Value::Null);
+        self.cursor = serde_json::from_value(at).map_err(bug)?;
+        self.parameters.import(&bundle.take("weights").tensors)?;
+        let frozen: Vec<String> = cursor
+            .values
+            .get("frozen")
+            .and_then(Value::as_array)
+            .map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            .unwrap_or_default();
+        for id in self.parameters.ids() {
+            self.set_frozen(&id, frozen.contains(&id.to_string()));
+        }
+        let device = self.device;
+        for (name, part) in self.parts() {
+            part.load_state(on_device(bundle.take(&name), device)?)?;
+        }
+        for (index, file) in self.cursor.refreshed.clone() {
+            let mut refreshed = Bundle::read(&checkpoint::refresh_path(&self.run, &file))?;
+            let state = on_device(refreshed.take("refreshed"), device)?;
+            if let Some(modifier) = self.modifiers.get_mut(index) {
+                modifier.plugin.load_refreshed(state)?;
+            }
+        }
+        self.metrics.truncate_to(self.cursor.metrics_position)?;
+        Ok(())
+    }
+}
+
+fn on_device(mut state: State, device: Device) -> Result<State> {
+    for tensor in state.tensors.values_mut() {
+        *tensor = tensor.f_to_device(device)?;
+    }
+    Ok(state)
+}

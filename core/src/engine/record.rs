@@ -1,0 +1,130 @@
+//! What a run writes down: events, scalars for TensorBoard, the manifest.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mie_record::{Event, Manifest};
+
+use super::trainer::Trainer;
+use super::{Observer, TrainOptions};
+use crate::error::Result;
+
+impl Trainer<'_> {
+    pub(super) fn start_record(&self, options: &TrainOptions) -> Result<()> {
+        if self.run.manifest_path().exists() {
+            return Ok(());
+        }
+        let experiment = &self.resolved.experiment;
+        let mut plugins: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut add = |family: &str, name: &str| {
+            plugins.entry(family.to_owned()).or_default().push(name.to_owned());
+        };
+        add("dataset", experiment.dataset.typetag_name());
+        add("fusion", experiment.fusion.typetag_name());
+        add("optimizer", experiment.optimizer.typetag_name());
+        add("strategy", experiment.strategy.typetag_name());
+        for modality in experiment.modalities.values() {
+            add("modality", modality.input.typetag_name());
+            add("encoder", modality.encoder.typetag_name());
+        }
+        experiment.also_evaluate.iter().for_each(|p| add("fusion", p.typetag_name()));
+        experiment.objectives.iter().for_each(|p| add("objective", p.typetag_name()));
+        experiment.controllers.iter().for_each(|p| add("controller", p.typetag_name()));
+        experiment
+            .gradient_modifiers
+            .iter()
+            .for_each(|p| add("gradient_modifier", p.typetag_name()));
+        let mut deviations = experiment.deviations.clone();
+        for (fact, value) in self.source.facts() {
+            deviations.insert(format!("dataset.{fact}"), value.to_string());
+        }
+        deviations.insert("data_dir".to_owned(), options.data_dir.display().to_string());
+        self.run.write_config(&self.resolved.to_toml()?)?;
+        self.run.write_manifest(&Manifest {
+            format: Manifest::FORMAT,
+            experiment: experiment.name.clone(),
+            fingerprint: self.resolved.fingerprint()?,
+            seed: experiment.seed,
+            created_unix_seconds: now(),
+            versions: BTreeMap::from([
+                ("mie".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+                ("tch".to_owned(), "0.24.0".to_owned()),
+                ("libtorch".to_owned(), "2.11.0".to_owned()),
+            ]),
+            commit: commit(),
+            device: crate::device::name(self.device),
+            threads: tch::get_num_threads() as usize,
+            host_os: std::env::consts::OS.to_owned(),
+            data: self.source.records(),
+            marks: self.cursor.marks.iter().cloned().collect(),
+            plugins,
+            deviations,
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn record(&mut self, event: &Event, observer: &mut dyn Observer) -> Result<()> {
+        self.metrics.write(event)?;
+        self.draw(event)?;
+        observer.event(event);
+        Ok(())
+    }
+
+    /// Passes the scalars of an event on to TensorBoard.
+    fn draw(&mut self, event: &Event) -> Result<()> {
+        let (step, scalars): (u64, Vec<(String, f64)>) = match event {
+            Event::Step { at, terms, gradient_norm, learning_rate } => {
+                let mut all: Vec<_> =
+                    terms.iter().map(|(name, value)| (format!("step/{name}"), *value)).collect();
+                all.extend(gradient_norm.map(|norm| ("step/gradient_norm".to_owned(), norm)));
+                all.push(("step/learning_rate".to_owned(), *learning_rate));
+                (at.step, all)
+            }
+            Event::Epoch { at, train, .. } => {
+                let named = |(name, value): (&String, &f64)| (format!("train/{name}"), *value);
+                (at.step, train.iter().map(named).collect())
+            }
+            Event::Evaluation { at, split, outputs, .. } => {
+                let each = |(name, metrics): (&String, &mie_record::OutputMetrics)| {
+                    [
+                        (format!("{split}/{name}/accuracy"), metrics.accuracy),
+                        (format!("{split}/{name}/macro_f1"), metrics.macro_f1),
+                        (format!("{split}/{name}/loss"), metrics.loss),
+                    ]
+                };
+                (at.step, outputs.iter().flat_map(each).collect())
+            }
+            _ => return Ok(()),
+        };
+        let scalars = scalars.iter().map(|(name, value)| (name.as_str(), *value));
+        match &mut self.board {
+            Some(board) => Ok(board.scalars(step, scalars)?),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn warn(&mut self, message: &str, observer: &mut dyn Observer) -> Result<()> {
+        if !self.cursor.warned.insert(message.to_owned()) {
+            return Ok(());
+        }
+        self.record(&Event::Warning { at: self.at(), message: message.to_owned() }, observer)
+    }
+
+    pub(super) fn warn_all(
+        &mut self,
+        messages: Vec<String>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        messages.into_iter().try_for_each(|message| self.warn(&message, observer))
+    }
+}
+
+/// Seconds since 1970-01-01 UTC.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+/// Commit of the source tree this was built from, where git tells.
+fn commit() -> Option<String> {
+    option_env!("MIE_COMMIT").map(str::to_owned)
+}
