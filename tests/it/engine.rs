@@ -189,6 +189,44 @@ fn mie_learns_and_the_record_holds_every_output() {
 }
 
 #[test]
+fn with_three_modalities_the_source_is_the_one_trained_before_or_all_others() {
+    let three = "dataset.modalities={ depth = { dimensions = 8 }, flow = { dimensions = 8 }, rgb = \
+                 { dimensions = 8 } }";
+    let sources = |strategy: &str| {
+        let text = SMALL
+            .replace("[modalities.strong]", "[modalities.depth]")
+            .replace("[modalities.weak]", "[modalities.flow]")
+            .replace("dimensions = 32", "dimensions = 8")
+            .replace("dimensions = 64", "dimensions = 8");
+        let rgb = "[modalities.rgb]\ninput = { name = \"vector\", dimensions = 8 }\nencoder = { \
+                   name = \"mlp\", hidden = [16], width = 16 }\n[head]";
+        let text = text.replace("[head]", rgb);
+        let assignments = [MIE, three, strategy];
+        let (_, _, events) = finished(&experiment(&text, &assignments).unwrap());
+        let mut found = Vec::new();
+        for event in events {
+            if let Event::Refresh { report, .. } = event {
+                let pairs =
+                    report.as_array().unwrap().iter().map(|part| {
+                        format!("{}<-{}", part["target"], part["source"]).replace('"', "")
+                    });
+                found.push(pairs.collect::<Vec<_>>());
+            }
+        }
+        found
+    };
+    let order = "order = ['depth', 'rgb', 'flow'], epochs = [1, 1, 1, 1]";
+    assert_eq!(
+        sources(&format!("strategy={{ name = 'staged', {order} }}")),
+        [["rgb<-depth"], ["flow<-rgb"], ["depth<-flow"]]
+    );
+    assert_eq!(
+        sources(&format!("strategy={{ name = 'staged', source = 'others', {order} }}"))[1],
+        ["flow<-depth", "flow<-rgb"]
+    );
+}
+
+#[test]
 fn the_released_variant_runs_and_is_marked_as_oracle() {
     let released = "optimizer={ name = 'sam', rho = 1e-10, norm = 'per_tensor', second_pass = \
                     'head_only', mix = 0.3, original_labels = true, restore = false, base = { name \
