@@ -36,9 +36,8 @@ fn neutral_settings_equal_the_plain_method_bit_for_bit() {
     let plain = weights_only(final_bits(&experiment(SMALL, &[]).unwrap()));
     for neutral in [
         "optimizer={ name = 'sam', rho = 0.0, base = { name = 'sgd', learning_rate = 0.05 } }",
-        "gradient_modifiers=[{ name = 'svd_flat', alpha = 0.0, targets = ['strong'] }]\n\
-         gradient_modifiers.0.targets=['weak']\nstrategy={ name = 'staged', epochs = [2, 2, 1] }\n\
-         gradient_modifiers.0.scope={ layers = ['no such layer'] }",
+        "gradient_modifiers=[{ name = 'svd_flat', alpha = 0.0 }]",
+        "gradient_modifiers=[{ name = 'svd_flat', targets = [] , scope = { layers = ['none'] } }]",
         "controllers=[{ name = 'step_lr', step_epochs = 100 }]",
         "controllers=[{ name = 'plateau', patience_epochs = 100 }]",
         "also_evaluate=[{ name = 'entropy_weighted' }, { name = 'max' }]",
@@ -122,6 +121,42 @@ fn a_damaged_last_checkpoint_falls_back_to_the_one_before() {
     assert!(fell_back);
     let whole = only_run(whole.path());
     assert_eq!(checkpoint_bits(&run, "last"), checkpoint_bits(&whole, "last"));
+}
+
+#[test]
+fn weights_that_became_best_after_the_checkpoint_are_not_taken_for_earlier_ones() {
+    let resolved = experiment(SMALL, &[MIE]).unwrap();
+    let (_, whole, _) = finished(&resolved);
+    let whole = only_run(whole.path());
+    let runs = tempfile::tempdir().unwrap();
+    // The first phase has just ended; its checkpoint is written.
+    let mut watcher = Watcher { stop_after: Some(21), ..Watcher::default() };
+    train_in(runs.path(), &resolved, Existing::Refuse, &mut watcher).unwrap();
+    let run = only_run(runs.path());
+    let checkpoints = run.checkpoints_path();
+    std::fs::rename(checkpoints.join("previous.safetensors"), checkpoints.join("last.safetensors"))
+        .unwrap();
+    // As a process leaves it that dies between the best weights and the checkpoint after them.
+    let best = std::fs::read_dir(&checkpoints)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("best-"))
+        .unwrap();
+    std::fs::copy(
+        whole.checkpoints_path().join("best.safetensors"),
+        best.with_file_name("best-30.safetensors"),
+    )
+    .unwrap();
+    train_in(runs.path(), &resolved, Existing::Resume, &mut Watcher::default()).unwrap();
+    for name in ["last", "best"] {
+        assert_eq!(checkpoint_bits(&run, name), checkpoint_bits(&whole, name), "{name}");
+    }
+    let left: Vec<_> = std::fs::read_dir(&checkpoints)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("best-"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
 }
 
 #[test]

@@ -113,6 +113,7 @@ pub(crate) fn train_in(
         data_dir: data().unwrap_or_default(),
         device: Device::Cpu,
         existing,
+        commit: None,
     };
     train(resolved, &options, watcher)
 }

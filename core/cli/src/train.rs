@@ -73,6 +73,7 @@ impl Train {
             data_dir: self.data_dir.folder(),
             device,
             existing: if self.resume { Existing::Resume } else { Existing::Refuse },
+            commit: option_env!("MIE_COMMIT").map(str::to_owned),
         };
         if self.json {
             let outcome = engine::train(&resolved, &options, &mut JsonLines::new(shell))?;

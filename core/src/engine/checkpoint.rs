@@ -1,6 +1,6 @@
 //! Checkpoints: one file each, written whole or not at all, checked when read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use mie_record::{RunDir, atomic_write};
@@ -21,9 +21,54 @@ pub(super) fn previous_path(run: &RunDir) -> PathBuf {
     run.checkpoints_path().join("previous.safetensors")
 }
 
-/// Weights with the best score so far.
-pub(super) fn best_path(run: &RunDir) -> PathBuf {
+/// The selected weights of a finished run.
+pub(super) fn selected_path(run: &RunDir) -> PathBuf {
     run.checkpoints_path().join("best.safetensors")
+}
+
+/// Weights that had the best score when the run had made `step` steps.
+///
+/// Named by the step, so that a run that goes on from an earlier checkpoint finds the weights
+/// which were best then.
+pub(super) fn best_path(run: &RunDir, step: u64) -> PathBuf {
+    run.checkpoints_path().join(format!("best-{step}.safetensors"))
+}
+
+/// The selected weights, or those that are best so far.
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub(super) fn latest_best(run: &RunDir) -> Result<PathBuf> {
+    let selected = selected_path(run);
+    if selected.exists() {
+        return Ok(selected);
+    }
+    let folder = run.checkpoints_path();
+    let mut latest = None;
+    for entry in std::fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
+        let path = entry.map_err(Error::io("list", &folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let step = name.strip_prefix("best-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        if let Some(step) = step.and_then(|step| step.parse::<u64>().ok()) {
+            latest = latest.max(Some((step, path)));
+        }
+    }
+    Ok(latest.map_or(selected, |(_, path)| path))
+}
+
+/// Removes files of `folder` that start with `prefix` and are not among `kept`.
+///
+/// # Errors
+/// When the folder cannot be listed or a file not removed.
+pub(super) fn keep_only(folder: &Path, prefix: &str, kept: &BTreeSet<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(prefix) && !kept.contains(&path) {
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a modifier's refresh in a phase is kept.

@@ -41,6 +41,8 @@ pub struct TrainOptions {
     pub device: Device,
     /// What to do with an unfinished run of the same experiment.
     pub existing: Existing,
+    /// Commit that the program was built from, for the record.
+    pub commit: Option<String>,
 }
 
 /// What to do with an unfinished run of the same experiment.
@@ -120,7 +122,7 @@ pub fn evaluate_run(
     let classes = source.classes().to_vec();
     let (model, parameters) =
         Model::build(experiment, &source.layouts, &source.fillers, classes.len(), device)?;
-    let weights = checkpoint::read_weights(&checkpoint::best_path(&run))?;
+    let weights = checkpoint::read_weights(&checkpoint::latest_best(&run)?)?;
     parameters.import(&weights)?;
     let settings = evaluate::Settings::of(experiment, device);
     let access = (split == Split::Test).then(TestAccess::granted);

@@ -1,5 +1,8 @@
 //! Saving a run so that it goes on exactly where it stopped, and going on.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use mie_record::Event;
 use serde_json::Value;
 use tch::Device;
@@ -57,7 +60,28 @@ impl Trainer<'_> {
             let previous = checkpoint::previous_path(&self.run);
             std::fs::rename(&last, &previous).map_err(Error::io("rename", &last))?;
         }
-        bundle.write(&last)
+        bundle.write(&last)?;
+        self.tidy()
+    }
+
+    /// Removes weights and refreshes that neither of the two checkpoints refers to.
+    fn tidy(&mut self) -> Result<()> {
+        let current = self.files();
+        let kept = self.kept.union(&current).cloned().collect();
+        checkpoint::keep_only(&self.run.checkpoints_path(), "best-", &kept)?;
+        checkpoint::keep_only(&self.run.refresh_path(), "phase", &kept)?;
+        self.kept = current;
+        Ok(())
+    }
+
+    /// Files that the run as it stands needs beside a checkpoint.
+    fn files(&self) -> BTreeSet<PathBuf> {
+        let best = self.cursor.best.as_ref();
+        let refreshed = self.cursor.refreshed.values();
+        best.map(|best| checkpoint::best_path(&self.run, best.at.step))
+            .into_iter()
+            .chain(refreshed.map(|name| checkpoint::refresh_path(&self.run, name)))
+            .collect()
     }
 
     /// Loads the last checkpoint, or the one before it should that be damaged.
@@ -74,10 +98,10 @@ impl Trainer<'_> {
                     self.record(&Event::Resumed { at: self.at(), from }, observer)?;
                     return self.warn_all(damaged, observer);
                 }
-                Err(error) => damaged.push(format!("{error}; falling back to the one before it")),
+                Err(error) => damaged.push(format!("{error}; falling back to an earlier state")),
             }
         }
-        // No checkpoint was finished: the run starts over.
+        // No whole checkpoint: the run starts over.
         self.metrics.truncate_to(0)?;
         self.warn_all(damaged, observer)
     }
@@ -108,6 +132,7 @@ impl Trainer<'_> {
                 modifier.plugin.load_refreshed(state)?;
             }
         }
+        self.kept = self.files();
         self.metrics.truncate_to(self.cursor.metrics_position)?;
         Ok(())
     }

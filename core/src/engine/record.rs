@@ -51,7 +51,7 @@ impl Trainer<'_> {
                 ("tch".to_owned(), "0.24.0".to_owned()),
                 ("libtorch".to_owned(), "2.11.0".to_owned()),
             ]),
-            commit: commit(),
+            commit: options.commit.clone(),
             device: crate::device::name(self.device),
             threads: tch::get_num_threads() as usize,
             host_os: std::env::consts::OS.to_owned(),
@@ -122,9 +122,4 @@ impl Trainer<'_> {
 /// Seconds since 1970-01-01 UTC.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
-}
-
-/// Commit of the source tree this was built from, where git tells.
-fn commit() -> Option<String> {
-    option_env!("MIE_COMMIT").map(str::to_owned)
 }

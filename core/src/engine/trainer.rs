@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -72,7 +73,7 @@ pub(super) struct Cursor {
 pub(super) struct Best {
     score: f64,
     name: String,
-    at: At,
+    pub(super) at: At,
 }
 
 /// Values of a step that are still on the device.
@@ -108,6 +109,8 @@ pub(super) struct Trainer<'a> {
     latest_loss: Option<f64>,
     finished: Option<Summary>,
     pub(super) last_wall: Instant,
+    /// Files that the checkpoint before the last one refers to.
+    pub(super) kept: BTreeSet<PathBuf>,
     settings: Settings,
 }
 
@@ -176,6 +179,7 @@ impl<'a> Trainer<'a> {
             latest_loss: None,
             finished,
             last_wall: started,
+            kept: BTreeSet::new(),
         };
         if oracle {
             trainer.cursor.marks.insert(mie_record::ORACLE.to_owned());
@@ -228,9 +232,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn start_phase(&mut self, phase: Phase, observer: &mut dyn Observer) -> Result<()> {
-        if self.cursor.phase_index > 0 && phase.load == Load::Best && self.cursor.best.is_some() {
-            let weights = checkpoint::read_weights(&checkpoint::best_path(&self.run))?;
-            self.parameters.import(&weights)?;
+        if self.cursor.phase_index > 0 && phase.load == Load::Best {
+            self.load_best()?;
         }
         let contest = self.score_name(&phase.score);
         if self.cursor.best.as_ref().is_some_and(|best| best.name != contest) {
@@ -349,7 +352,9 @@ impl<'a> Trainer<'a> {
         index: u64,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let active = self.model.groups_of(&sub_step.modalities, &self.parameters);
+        let mut active = self.model.groups_of(&sub_step.modalities, &self.parameters);
+        // A frozen group keeps its normalisation statistics as well.
+        active.retain(|id| self.parameters.group(id).is_some_and(|group| !group.frozen));
         if self.parameters.trainable(&active).next().is_none() {
             return Ok(());
         }
@@ -550,7 +555,7 @@ impl<'a> Trainer<'a> {
         let name = self.score_name(&phase.score);
         let mut bundle = Bundle::default();
         bundle.put("weights", self.weights()?);
-        bundle.write(&checkpoint::best_path(&self.run))?;
+        bundle.write(&checkpoint::best_path(&self.run, self.cursor.global_step))?;
         let at = self.at();
         self.record(&Event::Best { at, score_name: name.clone(), score }, observer)?;
         self.cursor.best = Some(Best { score, name, at });
@@ -569,15 +574,18 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// Loads the best weights so far; leaves the current ones where nothing was selected.
+    fn load_best(&self) -> Result<()> {
+        let Some(best) = &self.cursor.best else { return Ok(()) };
+        let file = checkpoint::best_path(&self.run, best.at.step);
+        self.parameters.import(&checkpoint::read_weights(&file)?)
+    }
+
     fn finish(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
-        if self.cursor.best.is_some() {
-            let weights = checkpoint::read_weights(&checkpoint::best_path(&self.run))?;
-            self.parameters.import(&weights)?;
-        } else {
-            let mut bundle = Bundle::default();
-            bundle.put("weights", self.weights()?);
-            bundle.write(&checkpoint::best_path(&self.run))?;
-        }
+        self.load_best()?;
+        let mut bundle = Bundle::default();
+        bundle.put("weights", self.weights()?);
+        bundle.write(&checkpoint::selected_path(&self.run))?;
         let inert: Vec<String> = self
             .modifiers
             .iter()
@@ -623,6 +631,7 @@ impl<'a> Trainer<'a> {
             cost: self.cursor.cost,
         };
         self.run.write_summary(&summary)?;
+        checkpoint::keep_only(&self.run.checkpoints_path(), "best-", &BTreeSet::new())?;
         Ok(Outcome::Finished(Box::new(summary)))
     }
 
