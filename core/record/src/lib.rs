@@ -32,6 +32,7 @@
 //!     format: Manifest::FORMAT,
 //!     experiment: "cremad/joint".to_owned(),
 //!     fingerprint: "5f1d2c".to_owned(),
+//!     settings: "2c".to_owned(),
 //!     seed: 0,
 //!     created_unix_seconds: 1_700_000_000,
 //!     versions: [("mie".to_owned(), "0.1.0".to_owned())].into(),

@@ -19,8 +19,12 @@ pub struct Manifest {
     pub format: u32,
     /// Name of the experiment, with slashes between its parts: `cremad/mie`.
     pub experiment: String,
-    /// Hash of the resolved configuration, seed included.
+    /// Name of the run within its experiment: its seed and its settings.
     pub fingerprint: String,
+    /// Hash of everything but the seed that can change results: runs of equal settings differ in
+    /// their seed alone.
+    #[serde(default)]
+    pub settings: String,
     /// Seed every random draw follows from.
     pub seed: u64,
     /// When the run was created, in seconds since 1970-01-01 UTC.

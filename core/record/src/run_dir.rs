@@ -245,6 +245,7 @@ mod tests {
             format: Manifest::FORMAT,
             experiment: experiment.to_owned(),
             fingerprint: fingerprint.to_owned(),
+            settings: "2c".to_owned(),
             seed: 3,
             created_unix_seconds: 1_700_000_000,
             versions: [("mie".to_owned(), "0.1.0".to_owned())].into(),

@@ -24,7 +24,7 @@ const NO_SCORES: &str = "no test scores";
 pub struct Comparison {
     /// Split the scores are of.
     pub split: String,
-    /// One row for each experiment with a finished run, in the order the runs came in. The first
+    /// One row for each experiment and its settings with a finished run, in the order the runs came in. The first
     /// is what the others are compared with.
     pub rows: Vec<Row>,
     /// Runs without a summary, which count nowhere in the rows.
@@ -36,7 +36,7 @@ pub struct Comparison {
 /// Describes one experiment over its finished runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Name of the experiment.
+    /// Name of the experiment, with its settings' hash where several go by one name.
     pub experiment: String,
     /// Seed of every run, sorted.
     pub seeds: Vec<u64>,
@@ -96,7 +96,10 @@ pub fn compare(runs: &[RunDir]) -> Result<Comparison> {
             continue;
         };
         let same = |group: &&mut Vec<Finished>| {
-            group.iter().any(|other| other.manifest.experiment == manifest.experiment)
+            group.iter().any(|other| {
+                other.manifest.experiment == manifest.experiment
+                    && other.manifest.settings == manifest.settings
+            })
         };
         if let Some(group) = groups.iter_mut().find(same) {
             group.push(Finished { manifest, summary });
@@ -142,7 +145,7 @@ fn rows(groups: &[Vec<Finished>]) -> Vec<Row> {
         let wall_seconds: Vec<_> = group.iter().map(|run| run.summary.cost.wall_seconds).collect();
         let differences = comparable.then(|| describe(pairs(group, &groups[0])));
         rows.extend(Spread::of(&wall_seconds).map(|wall_seconds| Row {
-            experiment: group[0].manifest.experiment.clone(),
+            experiment: name(group, groups),
             seeds,
             marks,
             outputs: describe(group.iter().flat_map(Finished::outputs)),
@@ -151,6 +154,13 @@ fn rows(groups: &[Vec<Finished>]) -> Vec<Row> {
         }));
     }
     rows
+}
+
+/// Names a group: by its experiment, and by its settings where others share that name.
+fn name(group: &[Finished], groups: &[Vec<Finished>]) -> String {
+    let Manifest { experiment, settings, .. } = &group[0].manifest;
+    let namesakes = groups.iter().filter(|other| other[0].manifest.experiment == *experiment);
+    if namesakes.count() > 1 { format!("{experiment} [{settings}]") } else { experiment.clone() }
 }
 
 /// Counts for how many runs each mark holds: their own, and what shows side by side.
@@ -355,6 +365,20 @@ mod tests {
         assert_eq!(odd.marks, BTreeMap::from([(OTHER_DATA.to_owned(), 1)]));
         assert!(odd.differences.is_empty());
         assert!(comparison.footnotes[OTHER_DATA].contains("not comparable"));
+    }
+
+    #[test]
+    fn runs_of_other_settings_are_another_row_although_they_share_a_name() {
+        let root = tempfile::tempdir().unwrap();
+        let runs = [
+            Sample::new("mie", 0).scored("fused", 0.5).with_settings("aa").finish(&root),
+            Sample::new("mie", 0).scored("fused", 0.6).with_settings("bb").finish(&root),
+            Sample::new("mie", 1).scored("fused", 0.7).with_settings("aa").finish(&root),
+        ];
+        let comparison = compare(&runs).unwrap();
+        let rows: Vec<_> =
+            comparison.rows.iter().map(|row| (row.experiment.as_str(), row.seeds.len())).collect();
+        assert_eq!(rows, [("mie [aa]", 2), ("mie [bb]", 1)]);
     }
 
     #[test]

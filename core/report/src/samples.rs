@@ -16,6 +16,7 @@ impl Sample {
             format: Manifest::FORMAT,
             experiment: experiment.to_owned(),
             fingerprint: fingerprint.clone(),
+            settings: String::new(),
             seed,
             created_unix_seconds: 1_700_000_000,
             versions: [].into(),
@@ -64,6 +65,12 @@ impl Sample {
 
     pub(crate) fn tested_on(mut self, data_fingerprint: &str) -> Self {
         self.manifest.data = vec![data("train", "5a5a"), data("test", data_fingerprint)];
+        self
+    }
+
+    pub(crate) fn with_settings(mut self, settings: &str) -> Self {
+        self.manifest.fingerprint = format!("{}-{settings}", self.manifest.fingerprint);
+        settings.clone_into(&mut self.manifest.settings);
         self
     }
 

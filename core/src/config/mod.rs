@@ -302,11 +302,19 @@ impl Resolved {
         to_toml(&self.tree()?)
     }
 
-    /// Names the run: the seed, and a hash of everything that can change results.
+    /// Names the run within its experiment: the seed, and the hash of its settings.
     ///
     /// # Errors
     /// As [`Resolved::to_toml`].
     pub fn fingerprint(&self) -> Result<String> {
+        Ok(format!("seed{}-{}", self.experiment.seed, self.settings()?))
+    }
+
+    /// Hash of everything but the seed that can change results.
+    ///
+    /// # Errors
+    /// As [`Resolved::to_toml`].
+    pub fn settings(&self) -> Result<String> {
         let mut tree = self.tree()?;
         if let Some(table) = tree.as_object_mut() {
             // Equal experiments under several seeds share their hash: they are paired.
@@ -315,8 +323,7 @@ impl Resolved {
             }
         }
         let hash = Sha256::digest(canonical(&tree).as_bytes());
-        let hash = crate::hash::hex(&hash[..5]);
-        Ok(format!("seed{}-{hash}", self.experiment.seed))
+        Ok(crate::hash::hex(&hash[..5]))
     }
 
     fn tree(&self) -> Result<Value> {

@@ -121,9 +121,12 @@ impl DataSource {
         if let Some(first) = problems.first() {
             return Err(Error::refused(
                 format!(
-                    "dataset `{}` is incomplete: {} files cannot be read, the first is {first}",
+                    "dataset `{}` is incomplete: {} cannot be read, the first is {first}",
                     self.dataset_name,
-                    problems.len()
+                    match problems.len() {
+                        1 => "1 file".to_owned(),
+                        count => format!("{count} files"),
+                    }
                 ),
                 format!(
                     "complete it (`mie data check` lists what is missing; `mie data fetch {}` \

@@ -44,6 +44,7 @@ impl Trainer<'_> {
             format: Manifest::FORMAT,
             experiment: experiment.name.clone(),
             fingerprint: self.resolved.fingerprint()?,
+            settings: self.resolved.settings()?,
             seed: experiment.seed,
             created_unix_seconds: now(),
             versions: BTreeMap::from([
