@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
+use super::trainer::Cursor;
 use crate::batch::Outputs;
 use crate::config::Experiment;
 use crate::data::{Batches, DataSource, Request};
@@ -17,15 +18,32 @@ use crate::random::Seed;
 
 /// A run between two steps.
 pub(super) struct Operations<'a> {
-    pub(super) experiment: &'a Experiment,
-    pub(super) source: &'a Arc<DataSource>,
-    pub(super) model: &'a Model,
-    pub(super) parameters: &'a Parameters,
-    pub(super) device: Device,
+    experiment: &'a Experiment,
+    source: &'a Arc<DataSource>,
+    model: &'a Model,
+    parameters: &'a Parameters,
+    device: Device,
     /// Number of passes asked for so far in the run: names the augmentation of the next one.
-    pub(super) passes: &'a mut u64,
-    pub(super) forward_passes: &'a mut u64,
-    pub(super) warnings: &'a mut Vec<String>,
+    passes: &'a mut u64,
+    forward_passes: &'a mut u64,
+    warnings: &'a mut Vec<String>,
+}
+
+impl<'a> Operations<'a> {
+    /// Lends out a run; what passes cost is booked in `cursor`.
+    pub(super) fn new(
+        experiment: &'a Experiment,
+        source: &'a Arc<DataSource>,
+        model: &'a Model,
+        parameters: &'a Parameters,
+        device: Device,
+        cursor: &'a mut Cursor,
+        warnings: &'a mut Vec<String>,
+    ) -> Self {
+        let passes = &mut cursor.plugin_passes;
+        let forward_passes = &mut cursor.cost.forward_passes;
+        Self { experiment, source, model, parameters, device, passes, forward_passes, warnings }
+    }
 }
 
 impl RunOps for Operations<'_> {

@@ -641,32 +641,30 @@ impl<'a> Trainer<'a> {
         for index in 0..self.objectives.len() {
             let started = Instant::now();
             let objective = &mut self.objectives[index];
-            let mut run = Operations {
-                experiment: &self.resolved.experiment,
-                source: &self.source,
-                model: &self.model,
-                parameters: &self.parameters,
-                device: self.device,
-                passes: &mut self.cursor.plugin_passes,
-                forward_passes: &mut self.cursor.cost.forward_passes,
-                warnings: &mut warnings,
-            };
+            let mut run = Operations::new(
+                &self.resolved.experiment,
+                &self.source,
+                &self.model,
+                &self.parameters,
+                self.device,
+                &mut self.cursor,
+                &mut warnings,
+            );
             guarded(&objective.name, || objective.plugin.refresh(&mut run, &at))?;
             self.cursor.cost.refresh_seconds += started.elapsed().as_secs_f64();
         }
         for index in 0..self.modifiers.len() {
             let started = Instant::now();
             let modifier = &mut self.modifiers[index];
-            let mut run = Operations {
-                experiment: &self.resolved.experiment,
-                source: &self.source,
-                model: &self.model,
-                parameters: &self.parameters,
-                device: self.device,
-                passes: &mut self.cursor.plugin_passes,
-                forward_passes: &mut self.cursor.cost.forward_passes,
-                warnings: &mut warnings,
-            };
+            let mut run = Operations::new(
+                &self.resolved.experiment,
+                &self.source,
+                &self.model,
+                &self.parameters,
+                self.device,
+                &mut self.cursor,
+                &mut warnings,
+            );
             let report = guarded(&modifier.name, || modifier.plugin.refresh(&mut run, &at))?;
             let Some(report) = report else { continue };
             let seconds = started.elapsed().as_secs_f64();
@@ -692,16 +690,15 @@ impl<'a> Trainer<'a> {
         let mut warnings = Vec::new();
         for index in 0..self.controllers.len() {
             let controller = &mut self.controllers[index];
-            let mut run = Operations {
-                experiment: &self.resolved.experiment,
-                source: &self.source,
-                model: &self.model,
-                parameters: &self.parameters,
-                device: self.device,
-                passes: &mut self.cursor.plugin_passes,
-                forward_passes: &mut self.cursor.cost.forward_passes,
-                warnings: &mut warnings,
-            };
+            let mut run = Operations::new(
+                &self.resolved.experiment,
+                &self.source,
+                &self.model,
+                &self.parameters,
+                self.device,
+                &mut self.cursor,
+                &mut warnings,
+            );
             let directives = guarded(&controller.name, || controller.plugin.after(&at, &mut run))?;
             let name = controller.name.clone();
             for directive in directives {
