@@ -236,6 +236,9 @@ pub enum Initial {
     },
 }
 
+/// Entries of the largest tensor that is created; a larger one is a slip of the keyboard.
+const LARGEST_TENSOR: i64 = 1 << 31;
+
 /// Creates parameters under a path; handed to plugins when they build their layers.
 ///
 /// Each parameter's initial values come from a stream named by its path, so they do not depend on
@@ -312,7 +315,16 @@ impl<'a> Builder<'a> {
     }
 
     fn draw(&self, path: &str, shape: &[i64], initial: Initial) -> Result<Tensor> {
-        let count = shape.iter().product::<i64>() as usize;
+        let count = shape
+            .iter()
+            .try_fold(1i64, |count, size| count.checked_mul(*size))
+            .filter(|count| (0..=LARGEST_TENSOR).contains(count))
+            .ok_or_else(|| {
+                Error::refused(
+                    format!("parameter `{path}` would have the size {shape:?}"),
+                    "lower the widths that lead to it; no tensor may have more than 2^31 entries",
+                )
+            })? as usize;
         let mut stream = self.seed.stream(Purpose::Initialisation, path, &[]);
         let bad = |_| Error::Bug(format!("parameter `{path}` has an impossible initial spread"));
         let values: Vec<f32> = match initial {

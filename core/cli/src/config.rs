@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use mie_core::config::{Experiment, Resolved, Source};
+use mie_core::data::DataSource;
 use mie_core::engine::{self, Plan};
 use mie_core::error::guarded;
 use mie_core::family::OpenContext;
@@ -92,8 +93,8 @@ struct Checked {
 impl Checked {
     fn of(file: &Path, assignments: &[String], data_dir: &Path) -> Result<Self> {
         let resolved = Resolved::read(file, assignments)?;
-        let (classes, note) = classes(&resolved.experiment, data_dir)?;
-        let plan = engine::plan(&resolved.experiment, classes)?;
+        let (classes, source, note) = classes(&resolved.experiment, data_dir)?;
+        let plan = engine::plan(&resolved.experiment, classes, source.as_ref())?;
         Ok(Self { name: resolved.experiment.name, plan, note })
     }
 
@@ -128,30 +129,34 @@ impl Checked {
     }
 }
 
-/// Counts the classes, or assumes a number; with what to know about the data.
+/// Counts the classes, or assumes a number; with the data and what to know about them.
 ///
 /// # Errors
 /// When the experiment asks for a modality that the dataset does not have.
-fn classes(experiment: &Experiment, data_dir: &Path) -> Result<(usize, Option<String>)> {
+fn classes(
+    experiment: &Experiment,
+    data_dir: &Path,
+) -> Result<(usize, Option<DataSource>, Option<String>)> {
     let context = OpenContext { base: data_dir.to_owned(), seed: Seed(experiment.seed) };
     let plugin = format!("dataset `{}`", experiment.dataset.typetag_name());
     let dataset = match guarded(&plugin, || experiment.dataset.open(&context)) {
         Ok(dataset) => dataset,
         Err(error) => {
             let note = format!("data not found: assuming {ASSUMED_CLASSES} classes ({error})");
-            return Ok((ASSUMED_CLASSES, Some(note)));
+            return Ok((ASSUMED_CLASSES, None, Some(note)));
         }
     };
     let held = dataset.modalities();
-    let note = match engine::open_data(experiment, data_dir) {
-        Ok(_) => None,
+    let (source, note) = match engine::open_data(experiment, data_dir) {
+        Ok(source) => (Some(source), None),
         // Files that are missing here are no fault of the configuration.
         Err(error) if experiment.modalities.keys().all(|name| held.contains(name)) => {
-            Some(format!("with the data as they are the run would be refused: {error}"))
+            let note = format!("with the data as they are the run would be refused: {error}");
+            (None, Some(note))
         }
         Err(error) => return Err(error),
     };
-    Ok((dataset.classes().len(), note))
+    Ok((dataset.classes().len(), source, note))
 }
 
 /// Prints an experiment with every default filled in

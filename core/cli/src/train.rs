@@ -42,7 +42,7 @@ pub(crate) struct Train {
     #[command(flatten)]
     data_dir: DataDir,
     /// Threads of one tensor operation; results on the CPU are exact for equal numbers only
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     threads: Option<i32>,
     /// Print every event as a line of JSON, the summary last
     #[arg(long)]

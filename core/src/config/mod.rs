@@ -335,7 +335,7 @@ impl Resolved {
         let e = &self.experiment;
         let within = |path: &str, result: Result<()>| {
             result.map_err(|error| Error::Config {
-                at: match self.source.origin(path) {
+                at: match self.source.origin(&field_path(path, &error)) {
                     Some(origin) => format!("{origin}: {path}"),
                     None => path.to_owned(),
                 },
@@ -403,6 +403,7 @@ impl Resolved {
         ] {
             within("run", ensure_range(field, "at least 1", value, value > 0))?;
         }
+        within("run", ensure_range("workers", "[0, 256]", run.workers, run.workers <= 256))?;
         Ok(())
     }
 
@@ -429,6 +430,16 @@ impl Resolved {
     }
 }
 
+/// Path of the option that an error names, for finding who set it.
+fn field_path(path: &str, error: &Error) -> String {
+    match error {
+        Error::Range { field, .. } if path.rsplit('.').next() != Some(field) => {
+            format!("{path}.{field}")
+        }
+        _ => path.to_owned(),
+    }
+}
+
 /// Writes a tree so that equal trees give equal text, whatever the order of keys.
 fn canonical(tree: &Value) -> String {
     match tree {
@@ -450,6 +461,8 @@ fn canonical(tree: &Value) -> String {
 }
 
 fn name_of(file: &Path) -> String {
+    // Whole, so that the name does not depend on the current folder.
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     match file.parent().and_then(Path::file_name) {
         Some(folder) => format!("{}/{stem}", folder.to_string_lossy()),

@@ -42,7 +42,12 @@ impl Source {
         })?;
         let mut tree = json_table(&table, &at)?;
         for parent in parents(tree.remove("extends"), &at)? {
-            self.read_onto(&file.with_file_name("").join(parent), chain)?;
+            let parent = file.with_file_name("").join(parent);
+            if !parent.is_file() {
+                let problem = format!("there is no file {}", parent.display());
+                return Err(Error::Config { at: format!("{at}: extends"), problem });
+            }
+            self.read_onto(&parent, chain)?;
         }
         self.merge(tree, &at);
         chain.pop();
@@ -70,9 +75,10 @@ impl Source {
         // Written as a nested table, an assignment merges as a file would.
         let keys: Vec<&str> = path.split('.').collect();
         if let Some((list, rest)) = self.list_element(&keys) {
-            return set_in_list(list, rest, value)
-                .map_err(error)
-                .map(|()| drop(self.origins.insert(path.to_owned(), at.clone())));
+            set_in_list(list, rest, value.clone()).map_err(error)?;
+            self.forget(path);
+            self.note(path, &value, &at);
+            return Ok(());
         }
         let tree = keys
             .iter()
@@ -202,7 +208,14 @@ fn parents(extends: Option<Value>, at: &str) -> Result<Vec<String>> {
 }
 
 fn json_table(table: &toml::Table, at: &str) -> Result<Map<String, Value>> {
-    table.iter().map(|(key, value)| Ok((key.clone(), json(value, at)?))).collect()
+    table
+        .iter()
+        .map(|(key, value)| {
+            // The first key follows the file's name, the others their table's.
+            let dot = if at.contains(": ") { "." } else { ": " };
+            Ok((key.clone(), json(value, &format!("{at}{dot}{key}"))?))
+        })
+        .collect()
 }
 
 fn json(value: &toml::Value, at: &str) -> Result<Value> {

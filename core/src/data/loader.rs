@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::host_batch::HostBatch;
 use super::source::{DataSource, Entry, TestAccess};
-use crate::error::Result;
+use crate::error::{Error, Result, guarded};
 use crate::family::{Mode, Split};
 use crate::random::{Purpose, permutation};
 
@@ -16,8 +16,10 @@ use crate::random::{Purpose, permutation};
 pub struct Request {
     /// Split to read.
     pub split: Split,
-    /// Augmented and shuffled, or plain and in order.
+    /// Augmented or plain.
     pub mode: Mode,
+    /// In random order, or in that of the lists.
+    pub shuffled: bool,
     /// Passes over training data made so far in the run; names the order and the augmentation.
     pub epoch: u64,
     /// Samples a batch, at least 1.
@@ -71,13 +73,12 @@ impl Batches {
     /// When the test split is asked for without permission.
     pub fn start(source: &Arc<DataSource>, request: Request) -> Result<Self> {
         let entries = source.entries(request.split, request.access)?;
-        let order = match request.mode {
-            Mode::Training => {
-                let name = request.split.name();
-                let mut stream = source.seed.stream(Purpose::Order, name, &[request.epoch]);
-                permutation(entries.len(), &mut stream)
-            }
-            Mode::Evaluation => (0..entries.len()).collect(),
+        let order = if request.shuffled {
+            let name = request.split.name();
+            let mut stream = source.seed.stream(Purpose::Order, name, &[request.epoch]);
+            permutation(entries.len(), &mut stream)
+        } else {
+            (0..entries.len()).collect()
         };
         let size = request.batch_size.max(1);
         let plan: Vec<Vec<_>> = order
@@ -105,9 +106,14 @@ impl Batches {
         let workers = (0..request.workers)
             .map(|_| {
                 let job = job.clone();
-                std::thread::spawn(move || job.work())
+                std::thread::Builder::new().spawn(move || job.work()).map_err(|error| {
+                    Error::refused(
+                        format!("the system gives no thread for a worker: {error}"),
+                        "lower run.workers",
+                    )
+                })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         Ok(Self { job, next: start, workers, waited: Duration::ZERO })
     }
 
@@ -202,7 +208,10 @@ impl Job {
     }
 
     fn decode(&self, index: usize, mut batch: HostBatch) -> Result<HostBatch> {
-        batch.fill(&self.source, &self.modalities, self.mode, self.epoch, &self.plan[index])?;
-        Ok(batch)
+        // Without a result for every batch the consumer would wait for ever.
+        guarded("the data loader", || {
+            batch.fill(&self.source, &self.modalities, self.mode, self.epoch, &self.plan[index])?;
+            Ok(batch)
+        })
     }
 }

@@ -87,6 +87,33 @@ impl DataSource {
     fn lay_out(&mut self, options: &DataSection) -> Result<()> {
         let excluded: BTreeSet<&str> = options.exclude.iter().map(String::as_str).collect();
         let mut problems = Vec::new();
+        let mut seen: BTreeMap<&str, Split> = BTreeMap::new();
+        for split in Split::ALL {
+            for sample in self.dataset.samples(split) {
+                if let Some(other) = seen.insert(&sample.id, split) {
+                    return Err(Error::refused(
+                        format!(
+                            "sample `{}` of dataset `{}` stands in the {} split and again in the \
+                             {} split",
+                            sample.id,
+                            self.dataset_name,
+                            other.name(),
+                            split.name()
+                        ),
+                        "splits must not share samples: mend the lists; `mie data check` lists all",
+                    ));
+                }
+            }
+        }
+        if let Some(unknown) = options.exclude.iter().find(|id| !seen.contains_key(id.as_str())) {
+            return Err(Error::refused(
+                format!(
+                    "data.exclude names `{unknown}`, and dataset `{}` has no such sample",
+                    self.dataset_name
+                ),
+                "write ids as `mie data check` and error messages show them",
+            ));
+        }
         for split in Split::ALL {
             let mut entries = Vec::new();
             let mut skipped = Vec::new();

@@ -101,6 +101,7 @@ impl Assembly {
         for controller in &controllers {
             add(&controller.name, controller.plugin.needs());
         }
+        checks::check_fusion_is_trained(experiment, &parameters, &wanted)?;
         let outputs = checks::dry_run(&model, layouts, classes, &wanted, device)?;
         Ok(Self {
             model,

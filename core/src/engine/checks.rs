@@ -8,10 +8,12 @@ use super::assembly::Assembly;
 use super::evaluate::FUSED;
 use crate::batch::{Batch, Named, Spec, Targets};
 use crate::config::{Experiment, SelectionSplit};
+use crate::data::DataSource;
 use crate::error::{Error, Result, guarded};
-use crate::family::{Element, Need, Phase, Report, Score, Strategy, TensorLayout};
+use crate::family::{Element, Need, Phase, Report, Score, Split, Strategy, TensorLayout};
 use crate::layers::Statistics;
 use crate::model::Model;
+use crate::parameters::{GroupId, Parameters};
 
 /// Needs of one plugin, with the words that name it.
 pub(super) struct Wanted {
@@ -34,11 +36,12 @@ pub struct Plan {
 
 /// Builds the model of an experiment, runs it once on made-up inputs and lists its phases.
 ///
-/// Reads no data; `classes` is the number of classes to assume.
+/// `classes` is the number of classes to assume; with the data at hand their splits are checked
+/// too.
 ///
 /// # Errors
 /// [`Error::Refused`], [`Error::Shape`] … for parts that do not fit together.
-pub fn plan(experiment: &Experiment, classes: usize) -> Result<Plan> {
+pub fn plan(experiment: &Experiment, classes: usize, source: Option<&DataSource>) -> Result<Plan> {
     let mut layouts = BTreeMap::new();
     let mut fillers = BTreeMap::new();
     for (name, section) in &experiment.modalities {
@@ -48,6 +51,9 @@ pub fn plan(experiment: &Experiment, classes: usize) -> Result<Plan> {
         fillers.insert(name.clone(), modality.filler());
     }
     let assembly = Assembly::build(experiment, &layouts, &fillers, classes, Device::Cpu)?;
+    if let Some(source) = source {
+        check_splits(experiment, &assembly.wanted, source)?;
+    }
     let parameters = assembly.parameters;
     let parameters =
         parameters.ids().into_iter().map(|id| (id.to_string(), parameters.size(&id))).collect();
@@ -156,6 +162,26 @@ fn fits(plugin: &str, needs: &[Need], model: &Model, joint: bool) -> Result<()> 
     Ok(())
 }
 
+/// Refuses a fusion with weights of its own that no objective trains.
+pub(super) fn check_fusion_is_trained(
+    experiment: &Experiment,
+    parameters: &Parameters,
+    wanted: &[Wanted],
+) -> Result<()> {
+    let owned = [GroupId::JointHead, GroupId::Fusion];
+    let trained = wanted.iter().any(|wanted| wanted.needs.contains(&Need::JointLogits));
+    if trained || owned.iter().all(|group| parameters.group(group).is_none()) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        format!(
+            "fusion `{}` has weights of its own, and no objective takes a loss on its logits",
+            experiment.fusion.typetag_name()
+        ),
+        "add the objective `joint_ce`, or choose a fusion without weights, such as `average`",
+    ))
+}
+
 /// Refuses options of the optimizer that name modalities the run does not have.
 pub(super) fn check_names(experiment: &Experiment) -> Result<()> {
     let known = &experiment.modalities;
@@ -172,9 +198,20 @@ pub(super) fn check_names(experiment: &Experiment) -> Result<()> {
 pub(super) fn check_splits(
     experiment: &Experiment,
     wanted: &[Wanted],
-    has_validation: bool,
-    has_test: bool,
+    source: &DataSource,
 ) -> Result<()> {
+    let has_validation = !source.is_empty(Split::Valid);
+    let has_test = !source.is_empty(Split::Test);
+    if source.len(Split::Train) < experiment.data.batch_size && experiment.data.drop_last {
+        return Err(Error::refused(
+            format!(
+                "{} training samples do not fill a batch of {}",
+                source.len(Split::Train),
+                experiment.data.batch_size
+            ),
+            "lower data.batch_size, or set data.drop_last = false",
+        ));
+    }
     let fix = "set data.validation_share (e.g. 0.1) to split one off the training data, or \
                `selection.split = \"none\"` to keep the last weights";
     match experiment.selection.split {

@@ -90,6 +90,7 @@ pub fn evaluate(
     let request = Request {
         split,
         mode: Mode::Evaluation,
+        shuffled: false,
         epoch: 0,
         batch_size: settings.batch_size,
         drop_last: false,

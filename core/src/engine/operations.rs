@@ -66,6 +66,7 @@ impl RunOps for Operations<'_> {
             Request {
                 split: request.split,
                 mode: request.mode,
+                shuffled: request.shuffled,
                 // Epochs of training count from 0 up; these passes must not share their draws.
                 epoch: u64::MAX - *self.passes,
                 batch_size: request.batch_size.unwrap_or(self.experiment.data.batch_size),

@@ -98,11 +98,19 @@ impl Trainer<'_> {
                     self.record(&Event::Resumed { at: self.at(), from }, observer)?;
                     return self.warn_all(damaged, observer);
                 }
-                Err(error) => damaged.push(format!("{error}; falling back to an earlier state")),
+                Err(error) => {
+                    damaged.push(format!("{error}; falling back to an earlier state"));
+                    // Out of the way, or the next save would put it in the place of a whole one.
+                    let aside = file.with_extension("damaged");
+                    std::fs::rename(&file, &aside).map_err(Error::io("rename", &file))?;
+                }
             }
         }
         // No whole checkpoint: the run starts over.
         self.metrics.truncate_to(0)?;
+        if !damaged.is_empty() {
+            damaged.push("no checkpoint is left: the run starts over".to_owned());
+        }
         self.warn_all(damaged, observer)
     }
 

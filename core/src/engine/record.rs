@@ -7,12 +7,52 @@ use mie_record::{Event, Manifest};
 
 use super::trainer::Trainer;
 use super::{Observer, TrainOptions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 impl Trainer<'_> {
-    pub(super) fn start_record(&self, options: &TrainOptions) -> Result<()> {
+    /// Holds a run that goes on against what its record says it was made of.
+    fn check_record(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let manifest = self.run.read_manifest()?;
+        let data = self.source.records();
+        if let Some((now, then)) = data.iter().zip(&manifest.data).find(|(now, then)| now != then) {
+            return Err(Error::refused(
+                format!(
+                    "the {} split of `{}` is not what run {} was started with: {} samples of \
+                     fingerprint {}, then {} of {}",
+                    now.split,
+                    now.dataset,
+                    self.run.path().display(),
+                    now.samples,
+                    now.fingerprint,
+                    then.samples,
+                    then.fingerprint
+                ),
+                "bring the data back to what they were, or start a new run in another --runs-dir",
+            ));
+        }
+        let threads = tch::get_num_threads() as usize;
+        let device = crate::device::name(self.device);
+        if (threads, &device) != (manifest.threads, &manifest.device) {
+            self.cursor.marks.insert("resumed elsewhere".to_owned());
+            self.warn(
+                &format!(
+                    "the run was started on {} with {} threads and goes on on {device} with \
+                     {threads}: it will not end bit for bit where it would have",
+                    manifest.device, manifest.threads
+                ),
+                observer,
+            )?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_record(
+        &mut self,
+        options: &TrainOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         if self.run.manifest_path().exists() {
-            return Ok(());
+            return self.check_record(observer);
         }
         let experiment = &self.resolved.experiment;
         let mut plugins: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -85,6 +125,8 @@ impl Trainer<'_> {
                 let named = |(name, value): (&String, &f64)| (format!("train/{name}"), *value);
                 (at.step, train.iter().map(named).collect())
             }
+            // After the last phase the selected weights are scored: no point of a curve.
+            Event::Evaluation { .. } if self.cursor.phase.is_none() => return Ok(()),
             Event::Evaluation { at, split, outputs, .. } => {
                 let each = |(name, metrics): (&String, &mie_record::OutputMetrics)| {
                     [

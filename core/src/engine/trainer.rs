@@ -132,22 +132,7 @@ impl<'a> Trainer<'a> {
             source.classes().len(),
             device,
         )?;
-        checks::check_splits(
-            experiment,
-            &assembly.wanted,
-            !source.is_empty(Split::Valid),
-            !source.is_empty(Split::Test),
-        )?;
-        if source.len(Split::Train) < experiment.data.batch_size && experiment.data.drop_last {
-            return Err(Error::refused(
-                format!(
-                    "{} training samples do not fill a batch of {}",
-                    source.len(Split::Train),
-                    experiment.data.batch_size
-                ),
-                "lower data.batch_size, or set data.drop_last = false",
-            ));
-        }
+        checks::check_splits(experiment, &assembly.wanted, &source)?;
         let oracle = experiment.selection.split == SelectionSplit::Test;
         let run = open_directory(resolved, options)?;
         let lock = run.lock()?;
@@ -188,8 +173,8 @@ impl<'a> Trainer<'a> {
             trainer.cursor.marks.insert(mie_record::SKIPPED_DATA.to_owned());
         }
         if trainer.finished.is_none() {
-            trainer.start_record(options)?;
             trainer.resume(observer)?;
+            trainer.start_record(options, observer)?;
             let first_step = match trainer.cursor.global_step {
                 0 => 0,
                 step => step + 1,
@@ -278,6 +263,7 @@ impl<'a> Trainer<'a> {
             Request {
                 split: Split::Train,
                 mode: Mode::Training,
+                shuffled: true,
                 epoch: self.cursor.epochs_drawn,
                 batch_size: data.batch_size,
                 drop_last: data.drop_last,
@@ -361,6 +347,10 @@ impl<'a> Trainer<'a> {
         let mixed = self.mixed(batch, sub_step, index)?;
         let batch = mixed.as_ref().unwrap_or(batch);
         let first_of_phase = self.cursor.epoch == 0 && self.cursor.step == 0;
+        // A modifier may be idle at first: it is watched until it has changed something.
+        let every = self.resolved.experiment.run.log_every_steps;
+        let idle = self.cursor.modifiers_changed.len() < self.modifiers.len();
+        let watch = first_of_phase || (idle && self.cursor.global_step.is_multiple_of(every));
         let mut step = Step {
             model: &self.model,
             parameters: &self.parameters,
@@ -375,7 +365,7 @@ impl<'a> Trainer<'a> {
             epoch: self.cursor.epoch,
             number: self.cursor.global_step,
             part: index,
-            watch_modifiers: first_of_phase,
+            watch_modifiers: watch,
             left: Left::default(),
         };
         let optimizer = &mut self.optimizer;
@@ -418,8 +408,10 @@ impl<'a> Trainer<'a> {
             correct.push((format!("{name}.accuracy"), hits.f_sum(Kind::Double)?));
         }
         let scale = active.iter().next().map_or(1.0, |group| factor(&self.cursor.factors, group));
+        // A step counts itself, as evaluations after it do.
+        let at = At { step: self.cursor.global_step + 1, ..self.at() };
         self.pending.push(Pending {
-            at: self.at(),
+            at,
             learning_rate: self.optimizer.plugin.learning_rate() * scale,
             samples: batch.len() as u64,
             terms: left.terms,
@@ -775,6 +767,9 @@ fn open_directory(resolved: &Resolved, options: &TrainOptions) -> Result<RunDir>
     let Ok(run) = RunDir::open(&path) else {
         return Ok(RunDir::create(&options.runs_dir, name, &fingerprint)?);
     };
+    for folder in [run.checkpoints_path(), run.refresh_path()] {
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    }
     if options.existing == Existing::Refuse && run.read_summary()?.is_none() {
         return Err(Error::refused(
             format!("run {} exists and is not finished", path.display()),

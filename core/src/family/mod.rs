@@ -156,8 +156,11 @@ pub struct PassRequest {
     pub batch_size: Option<usize>,
     /// Whether an incomplete last batch is left out.
     pub drop_last: bool,
-    /// Whether inputs are augmented and shuffled as in training.
+    /// Whether inputs are augmented as in training.
     pub mode: Mode,
+    /// Whether samples come in random order, a new one for every pass, or in that of the lists
+    /// (which often go class by class).
+    pub shuffled: bool,
     /// The forward pass wanted for each batch.
     pub spec: Spec,
 }

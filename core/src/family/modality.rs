@@ -15,7 +15,7 @@ use crate::random::{Purpose, Seed, Stream};
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Augmented and shuffled.
+    /// Augmented.
     Training,
     /// The same every time.
     Evaluation,

@@ -247,13 +247,22 @@ fn parse_list(text: &str) -> Result<Vec<Pair>, String> {
     numbered
         .map(|(index, line)| {
             let columns: Vec<&str> = line.split('\t').collect();
-            parse_pair(&columns).ok_or_else(|| {
-                let number = index + 2;
+            let number = index + 2;
+            let pair = parse_pair(&columns).ok_or_else(|| {
                 format!(
                     "line {number}: found {line:?}, expected a WAVE file, train or t10k, the \
                      picture's number and a digit, separated by tabs"
                 )
-            })
+            })?;
+            // The published recordings are named after the digit that is spoken.
+            let spoken = pair.recording.split_once('_').and_then(|(digit, _)| digit.parse().ok());
+            if spoken.is_some_and(|digit: usize| digit != pair.label) {
+                return Err(format!(
+                    "line {number}: label {} contradicts the recording's name {}",
+                    pair.label, pair.recording
+                ));
+            }
+            Ok(pair)
         })
         .collect()
 }
@@ -495,6 +504,14 @@ mod tests {
         assert_eq!(dataset.raw(Split::Train, 0, "audio").unwrap(), Raw::File(recording));
         std::fs::write(root.join("pairs_test.tsv"), list("c.wav\tt10k\t20\t9\n")).unwrap();
         assert!(refusal(base.path()).contains("there is no picture 20 in the t10k file"));
+    }
+
+    #[test]
+    fn a_label_that_contradicts_the_recording_s_name_is_refused() {
+        let list = |label| format!("{HEADER}\n3_theo_7.wav\ttrain\t5\t{label}\n");
+        assert_eq!(parse_list(&list(3)).map(|pairs| pairs.len()), Ok(1));
+        let problem = parse_list(&list(4)).map(|_| ()).unwrap_err();
+        assert_eq!(problem, "line 2: label 4 contradicts the recording's name 3_theo_7.wav");
     }
 
     #[test]

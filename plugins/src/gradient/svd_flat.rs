@@ -24,9 +24,8 @@ use serde_json::{Value, json};
 /// paired from the output backwards, by position, and only where their weights have equal shapes;
 /// what finds no partner is listed in the record.
 ///
-/// Deviation from the released code: the pass over the data uses plain inputs in their order, not
-/// augmented and shuffled ones, so that `P` is a function of the weights; `covariance_inputs =
-/// "training"` follows the release.
+/// The pass goes over shuffled batches. Deviation from the released code: its inputs are plain, not
+/// augmented; `covariance_inputs = "training"` follows the release.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SvdFlatConfig {
@@ -48,8 +47,8 @@ pub struct SvdFlatConfig {
     /// Samples a batch in the pass over the data; absent means the training batch size. The paper:
     /// 12, and 6 for `NVGesture`.
     pub covariance_batch_size: Option<usize>,
-    /// Inputs of the pass over the data: as in evaluation, or shuffled and augmented as in
-    /// training (released code).
+    /// Inputs of the pass over the data: plain as in evaluation, or augmented as in training
+    /// (released code).
     pub covariance_inputs: Mode,
     /// How the decomposition is computed.
     pub solver: Solver,
@@ -226,6 +225,9 @@ impl SvdFlat {
         source: &str,
         pairs: &[Pair],
     ) -> Result<(BTreeMap<String, Projection>, Vec<Value>)> {
+        if pairs.is_empty() {
+            return Ok((BTreeMap::new(), Vec::new()));
+        }
         let device = run.device();
         let mut wanted = BTreeMap::new();
         for Pair { source, .. } in pairs {
@@ -240,6 +242,8 @@ impl SvdFlat {
             batch_size: self.config.covariance_batch_size,
             drop_last: true,
             mode: self.config.covariance_inputs,
+            // In the order of the lists a batch would often hold a single class.
+            shuffled: true,
             spec: Spec::evaluation([source.to_owned()]),
         };
         run.pass(&request, Some(&mut collector), &mut |_, _| Ok(()))?;
@@ -303,6 +307,7 @@ impl GradientModifier for SvdFlat {
                 ));
             }
         }
+        let had = !self.projections.is_empty();
         self.projections.clear();
         let mut reports = Vec::new();
         for target in &at.trained {
@@ -338,7 +343,8 @@ impl GradientModifier for SvdFlat {
                 self.projections.insert(weight, joined);
             }
         }
-        Ok((!reports.is_empty()).then(|| Value::Array(reports)))
+        // That nothing is in force any more is news as well.
+        Ok((had || !reports.is_empty()).then(|| Value::Array(reports)))
     }
 
     fn refreshed(&self) -> Result<State> {
