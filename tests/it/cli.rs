@@ -360,8 +360,8 @@ fn seed_and_assignments_are_part_of_the_run_and_named_as_origins() {
 
 #[test]
 fn a_killed_run_that_is_resumed_ends_with_the_bits_of_one_that_was_not() {
-    // 100 steps, then 1000 with a projection in force.
-    let mut arguments = vec!["train", "experiment.toml", "--set", "strategy.epochs=[10, 90, 10]"];
+    // 100 steps, then 550 with a projection in force.
+    let mut arguments = vec!["train", "experiment.toml", "--set", "strategy.epochs=[10, 50, 5]"];
     arguments.extend(MIE.lines().filter(|line| !line.is_empty()).flat_map(|line| ["--set", line]));
     let calm = Desk::new();
     calm.run(&arguments, 0);
@@ -388,8 +388,9 @@ fn a_killed_run_that_is_resumed_ends_with_the_bits_of_one_that_was_not() {
     assert_eq!(refused.out, "");
 
     arguments.push("--resume");
-    let resumed = desk.run(&arguments, 0).out;
-    assert!(resumed.contains("\nresumed  from `"), "{resumed}");
+    let resumed = desk.run(&arguments, 0);
+    assert!(resumed.out.contains("\nresumed  from `"), "{}", resumed.out);
+    assert_eq!(resumed.err, "");
     let events = read_events(&run.metrics_path()).unwrap().events;
     let from: Vec<u64> = events
         .iter()
@@ -409,7 +410,7 @@ fn a_killed_run_that_is_resumed_ends_with_the_bits_of_one_that_was_not() {
         assert!(equal, "{name} differs");
     }
     let undisturbed = read_events(&whole.metrics_path()).unwrap().events;
-    assert_eq!(steps(&undisturbed).len(), 1100);
+    assert_eq!(steps(&undisturbed).len(), 650);
     assert!(steps(&events) == steps(&undisturbed), "the records of steps differ");
 }
 
@@ -433,7 +434,7 @@ fn wait_for_step(step: u64, runs: &Path, child: &mut Child) {
 }
 
 #[test]
-fn a_run_that_was_cut_off_is_locked_for_the_test_split_until_it_is_resumed() {
+fn a_run_that_was_cut_off_is_nowhere_taken_for_finished_until_it_is_resumed() {
     let desk = Desk::new();
     let run = desk.trained(&[], Some(25));
     let shown = desk.shown(run.path());
@@ -454,15 +455,21 @@ fn a_run_that_was_cut_off_is_locked_for_the_test_split_until_it_is_resumed() {
         format!("no finished runs\nnot finished: `test/small`, seed 0, in {shown}\n")
     );
 
-    let resume = ["train", "experiment.toml", "--resume"];
+    let threads = run.read_manifest().unwrap().threads;
+    let more = (threads + 1).to_string();
+    let resume = ["train", "experiment.toml", "--resume", "--threads", &more];
     let lock = run.lock().unwrap();
     let refused = desk.run(&resume, 1);
     let holder = format!("in use by process {} on ", std::process::id());
     assert!(refused.err.contains(&holder), "{}", refused.err);
     drop(lock);
-    let resumed = desk.run(&resume, 0).out;
-    assert!(resumed.contains("\nresumed  from `last.safetensors`, "), "{resumed}");
-    assert_eq!(accuracies_in(&resumed), accuracies(&summary_of(&run)));
+    let resumed = desk.run(&resume, 0);
+    assert!(resumed.out.contains("\nresumed  from `last.safetensors`, "), "{}", resumed.out);
+    let warning = format!("warning: the run was started on cpu (threads: {threads}) and ");
+    assert!(resumed.err.starts_with(&warning), "{}", resumed.err);
+    let summary = summary_of(&run);
+    assert_eq!(accuracies_in(&resumed.out), accuracies(&summary), "{}", resumed.out);
+    assert!(summary.marks.contains(&"resumed elsewhere".to_owned()), "{:?}", summary.marks);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 impl Trainer<'_> {
     /// Holds a run that goes on against what its record says it was made of.
-    fn check_record(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    fn check_record(&self) -> Result<()> {
         let manifest = self.run.read_manifest()?;
         let data = self.source.records();
         if let Some((now, then)) = data.iter().zip(&manifest.data).find(|(now, then)| now != then) {
@@ -30,14 +30,20 @@ impl Trainer<'_> {
                 "bring the data back to what they were, or start a new run in another --runs-dir",
             ));
         }
+        Ok(())
+    }
+
+    /// Marks a run that goes on where its bits will not be the same.
+    pub(super) fn note_place(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let manifest = self.run.read_manifest()?;
         let threads = tch::get_num_threads() as usize;
         let device = crate::device::name(self.device);
         if (threads, &device) != (manifest.threads, &manifest.device) {
             self.cursor.marks.insert("resumed elsewhere".to_owned());
             self.warn(
                 &format!(
-                    "the run was started on {} with {} threads and goes on on {device} with \
-                     {threads}: it will not end bit for bit where it would have",
+                    "the run was started on {} (threads: {}) and goes on on {device} (threads: \
+                     {threads}): it will not end bit for bit where it would have",
                     manifest.device, manifest.threads
                 ),
                 observer,
@@ -46,13 +52,9 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    pub(super) fn start_record(
-        &mut self,
-        options: &TrainOptions,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
+    pub(super) fn start_record(&self, options: &TrainOptions) -> Result<()> {
         if self.run.manifest_path().exists() {
-            return self.check_record(observer);
+            return self.check_record();
         }
         let experiment = &self.resolved.experiment;
         let mut plugins: BTreeMap<String, Vec<String>> = BTreeMap::new();

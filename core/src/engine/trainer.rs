@@ -173,8 +173,10 @@ impl<'a> Trainer<'a> {
             trainer.cursor.marks.insert(mie_record::SKIPPED_DATA.to_owned());
         }
         if trainer.finished.is_none() {
+            // Before anything is cut back: a refusal must leave the run as it is.
+            trainer.start_record(options)?;
             trainer.resume(observer)?;
-            trainer.start_record(options, observer)?;
+            trainer.note_place(observer)?;
             let first_step = match trainer.cursor.global_step {
                 0 => 0,
                 step => step + 1,
@@ -787,8 +789,8 @@ fn finite(what: &str, value: f64, step: u64) -> Result<()> {
         what: what.to_owned(),
         step,
         detail: format!(
-            "it is {value}; lower the learning rate or the SAM radius, or check the inputs. The \
-             last checkpoint is from before this step"
+            "it is {value}; lower the learning rate or the SAM radius, or check the inputs. No \
+             checkpoint holds this step"
         ),
     })
 }
