@@ -7,6 +7,12 @@ use tch::Device;
 
 use crate::error::{Error, Result};
 
+/// Release of libtorch that the program is made for.
+pub const LIBTORCH_VERSION: &str = "2.11.0";
+
+/// Release of tch that binds it.
+pub const TCH_VERSION: &str = "0.24.0";
+
 /// What came of looking for CUDA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CudaLibrary {

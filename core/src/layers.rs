@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::parameters::{Builder, GroupId, Initial, ParamId};
+use crate::parameters::{Builder, Initial, ParamId};
 
 /// What normalisation layers do with their statistics in a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -272,11 +272,6 @@ impl BatchNorm {
     }
 }
 
-/// Builds a [`GroupId::Encoder`] path for a modality.
-pub fn encoder_group(modality: &str) -> GroupId {
-    GroupId::Encoder(modality.to_owned())
-}
-
 /// Averages `[batch, channels, …]` over everything but batch and channels.
 ///
 /// # Errors
@@ -297,12 +292,12 @@ mod tests {
     use tch::{Device, kind::FLOAT_CPU};
 
     use super::*;
-    use crate::parameters::Parameters;
+    use crate::parameters::{GroupId, Parameters};
     use crate::random::Seed;
 
     fn with_builder<T>(run: impl FnOnce(&Builder<'_>) -> T) -> T {
         let store = RefCell::new(Parameters::default());
-        run(&Builder::new(&store, Seed(1), Device::Cpu, encoder_group("audio")))
+        run(&Builder::new(&store, Seed(1), Device::Cpu, GroupId::Encoder("audio".to_owned())))
     }
 
     #[test]

@@ -346,6 +346,16 @@ fn parts_that_do_not_fit_are_refused_before_training_with_reason_and_fix() {
             "video",
             "strong",
         ),
+        (
+            vec![
+                "strategy={ name = 'independent', epochs = 1 }",
+                "head.unimodal=false",
+                "fusion={ name = 'concat', hidden = [4] }",
+                "objectives=[{ name = 'joint_ce' }]",
+            ],
+            "phase `strong` selects by `strong`, and evaluation reports only [\"fused\"]",
+            "set head.unimodal = true",
+        ),
         (vec!["data.train_per_class=1000"], "training samples", "lower data.train_per_class"),
         (vec!["data.batch_size=500"], "do not fill a batch of 500", "lower data.batch_size"),
         (
@@ -406,6 +416,90 @@ fn a_shared_head_is_trained_by_every_modality_in_turn() {
     assert!(summary.outputs["test"].contains_key("fused"));
     let bits = checkpoint_bits(&only_run(runs.path()), "best");
     assert!(bits.contains_key("weights/shared_head.fc1.weight"));
+}
+
+#[test]
+fn a_frozen_group_keeps_every_bit_while_the_others_train() {
+    let run = |epochs: &str, freeze: bool| {
+        let strategy = format!("strategy={{ name = 'joint', epochs = {epochs} }}");
+        let controllers = "controllers=[{ name = 'test_freezer' }]";
+        let assignments = [strategy.as_str(), if freeze { controllers } else { "" }];
+        weights_only(final_bits(&experiment(SMALL, &assignments).unwrap()))
+    };
+    let (one, frozen, free) = (run("1", false), run("3", true), run("3", false));
+    for (name, bits) in &one {
+        let still = name.starts_with("weights/encoder.strong");
+        assert_eq!(*bits == frozen[name], still, "{name}");
+        assert_ne!(*bits, free[name], "{name}");
+    }
+}
+
+#[test]
+fn gradients_by_term_add_up_to_the_sum() {
+    let assignments =
+        ["gradient_modifiers=[{ name = 'test_terms' }]", "strategy={ name = 'joint', epochs = 1 }"];
+    // Under SAM the terms are those of the descent gradient.
+    for more in ["", MIE.lines().nth(2).unwrap()] {
+        let all = [assignments[0], assignments[1], more];
+        finished(&experiment(SMALL, &all).unwrap());
+    }
+}
+
+/// Freezes an encoder after the first epoch.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct TestFreezerConfig {}
+
+#[typetag::serde(name = "test_freezer")]
+impl ControllerConfig for TestFreezerConfig {
+    fn build(&self) -> Result<Box<dyn Controller>> {
+        Ok(Box::new(TestFreezer))
+    }
+}
+
+struct TestFreezer;
+
+impl Persist for TestFreezer {}
+
+impl Controller for TestFreezer {
+    fn after(&mut self, at: &Boundary, _run: &mut dyn RunOps) -> Result<Vec<Directive>> {
+        let due = at.moment == Moment::EpochEnd && at.epoch == 0;
+        let group = GroupId::Encoder("strong".to_owned());
+        Ok(due.then_some(Directive::Freeze(group)).into_iter().collect())
+    }
+}
+
+/// Fails unless the gradients of the terms add up to the sum.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct TestTermsConfig {}
+
+#[typetag::serde(name = "test_terms")]
+impl GradientModifierConfig for TestTermsConfig {
+    fn build(&self) -> Result<Box<dyn GradientModifier>> {
+        Ok(Box::new(TestTerms))
+    }
+}
+
+struct TestTerms;
+
+impl Persist for TestTerms {}
+
+impl GradientModifier for TestTerms {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::GradientsByTerm]
+    }
+
+    fn modify(&mut self, gradients: &mut Grads, _step: &StepView<'_>) -> Result<()> {
+        let names: Vec<&String> = gradients.by_term.keys().collect();
+        assert_eq!(names, ["unimodal.strong", "unimodal.weak"]);
+        for (id, sum) in &gradients.sum {
+            let parts = gradients.by_term.values().filter_map(|term| term.get(id));
+            let added = parts.fold(sum.zeros_like(), |added, part| added + part);
+            assert_eq!(added, *sum, "{id}");
+        }
+        Ok(())
+    }
 }
 
 /// Needs a split of the joint logits, to test that the engine asks.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use mie_core::catalogue::{Family, Plugin, plugins};
-use mie_core::device::{self, CudaLibrary};
+use mie_core::device::{self, CudaLibrary, LIBTORCH_VERSION};
 use mie_core::error::guarded;
 use mie_core::prelude::no_grad_guard;
 use mie_core::{Result, data};
@@ -18,9 +18,6 @@ use crate::arguments::runs_dir;
 use crate::format::count;
 use crate::plugins::NONE_LINKED;
 use crate::terminal::Shell;
-
-/// Version of libtorch that the bindings are made for.
-const LIBTORCH: &str = "2.11.0";
 
 /// Largest deviation allowed in the test of a device, in f64; usual is 1e-14.
 const TOLERANCE: f64 = 1e-10;
@@ -123,7 +120,8 @@ impl Finding {
 fn versions() -> Finding {
     let version = env!("CARGO_PKG_VERSION");
     let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
-    let found = format!("mie {version}, made for libtorch {LIBTORCH}, on {system} {machine}");
+    let found =
+        format!("mie {version}, made for libtorch {LIBTORCH_VERSION}, on {system} {machine}");
     Finding::new("version", State::Fine, found)
 }
 
@@ -143,10 +141,10 @@ fn libraries(loaded: &[PathBuf]) -> Finding {
     found.extend(versions.iter().map(|version| format!("version {version}")));
     let finding = Finding { topic: "libtorch", state: State::Fine, found, remedy: None };
     // A build may be named behind a plus sign: 2.11.0+cu130.
-    let wanted = |version: &String| version.split('+').next() == Some(LIBTORCH);
+    let wanted = |version: &String| version.split('+').next() == Some(LIBTORCH_VERSION);
     if !versions.iter().all(wanted) {
         let remedy = format!(
-            "this program needs libtorch {LIBTORCH}: run `cargo xtask setup` and build again, \
+            "this program needs libtorch {LIBTORCH_VERSION}: run `cargo xtask setup` and build again, \
              with LIBTORCH and LD_LIBRARY_PATH unset"
         );
         return Finding { state: State::Wrong, ..finding }.remedy(remedy);

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use mie_core::Result;
-use mie_core::engine::{self, Evaluation};
+use mie_core::engine::{self, Evaluation, FUSED};
 use mie_core::family::Split;
 use serde_json::json;
 
 use crate::arguments::{DataDir, DeviceChoice, Overrides};
 use crate::format::duration;
-use crate::tables::{self, FUSED};
+use crate::tables;
 use crate::terminal::Shell;
 
 /// Evaluates the selected weights of a run

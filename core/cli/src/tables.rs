@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use mie_core::engine::FUSED;
 use mie_record::OutputMetrics;
-
-/// Name of the joint decision among the outputs; further decision rules have it before a dot.
-pub(crate) const FUSED: &str = "fused";
 
 /// Rules above, below and under the header, none between the rows.
 const STYLE: TableStyle = UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none());

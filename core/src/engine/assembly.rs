@@ -103,6 +103,7 @@ impl Assembly {
         }
         checks::check_fusion_is_trained(experiment, &parameters, &wanted)?;
         let outputs = checks::dry_run(&model, layouts, classes, &wanted, device)?;
+        checks::check_scores(&phases, &outputs)?;
         Ok(Self {
             model,
             parameters,

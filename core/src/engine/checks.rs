@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, Tensor};
 
 use super::assembly::Assembly;
-use super::evaluate::FUSED;
+use super::evaluate::{FUSED, output_of};
 use crate::batch::{Batch, Named, Spec, Targets};
 use crate::config::{Experiment, SelectionSplit};
 use crate::data::DataSource;
@@ -257,6 +257,22 @@ pub(super) fn phases(strategy: &mut dyn Strategy, modalities: &[String]) -> Resu
         return Err(Error::refused("the strategy has no phase", "give it at least one epoch"));
     }
     Ok(phases)
+}
+
+/// Refuses a phase that selects by an output which evaluation does not report.
+pub(super) fn check_scores(phases: &[Phase], outputs: &[String]) -> Result<()> {
+    let missing = |phase: &&Phase| !outputs.iter().any(|name| name == output_of(&phase.score));
+    match phases.iter().find(missing) {
+        None => Ok(()),
+        Some(phase) => Err(Error::refused(
+            format!(
+                "phase `{}` selects by `{}`, and evaluation reports only {outputs:?}",
+                phase.label,
+                output_of(&phase.score)
+            ),
+            "set head.unimodal = true, or choose a strategy that selects by the fused output",
+        )),
+    }
 }
 
 /// Refuses a phase that names what the run does not have.

@@ -11,13 +11,21 @@ use crate::batch::{Spec, probabilities};
 use crate::config::Experiment;
 use crate::data::{Batches, DataSource, Request, TestAccess};
 use crate::error::{Error, Result};
-use crate::family::{Mode, Split};
+use crate::family::{Mode, Score, Split};
 use crate::layers::Statistics;
 use crate::metrics::{Report, Scores};
 use crate::model::Model;
 
 /// Name of the decision that selects and is reported.
-pub(super) const FUSED: &str = "fused";
+pub const FUSED: &str = "fused";
+
+/// Name of the output that a score is taken from.
+pub(super) fn output_of(score: &Score) -> &str {
+    match score {
+        Score::Fused => FUSED,
+        Score::Modality(name) => name,
+    }
+}
 
 /// How to pass over a split.
 #[derive(Debug, Clone)]

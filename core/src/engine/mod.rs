@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use mie_record::{Event, RunDir, Summary};
 use tch::Device;
 
-use crate::config::{Experiment, Resolved, Source};
+use crate::config::{Experiment, Resolved};
 use crate::data::{DataSource, TestAccess};
 use crate::error::{Error, Result};
 use crate::family::{OpenContext, Split};
@@ -27,7 +27,7 @@ use crate::model::Model;
 use crate::random::Seed;
 
 pub use checks::{Plan, plan};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, FUSED, evaluate};
 pub use trainer::Outcome;
 
 /// How and where to run an experiment; nothing here changes results on one kind of device.
@@ -136,12 +136,4 @@ pub fn evaluate_run(
 pub fn open_data(experiment: &Experiment, data_dir: &Path) -> Result<DataSource> {
     let context = OpenContext { base: data_dir.to_owned(), seed: Seed(experiment.seed) };
     DataSource::open(experiment, &context)
-}
-
-/// Reads an experiment file as [`Resolved::read`] does, for callers that only need its source.
-///
-/// # Errors
-/// As [`Source::read`].
-pub fn read_source(file: &Path) -> Result<Source> {
-    Source::read(file)
 }

@@ -91,8 +91,8 @@ impl Trainer<'_> {
             created_unix_seconds: now(),
             versions: BTreeMap::from([
                 ("mie".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-                ("tch".to_owned(), "0.24.0".to_owned()),
-                ("libtorch".to_owned(), "2.11.0".to_owned()),
+                ("tch".to_owned(), crate::device::TCH_VERSION.to_owned()),
+                ("libtorch".to_owned(), crate::device::LIBTORCH_VERSION.to_owned()),
             ]),
             commit: options.commit.clone(),
             device: crate::device::name(self.device),

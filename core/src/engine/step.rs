@@ -299,7 +299,13 @@ impl Step<'_> {
         if !self.modifiers.iter().any(|m| m.plugin.site() == site) {
             return Ok(());
         }
-        let split = self.model.fusion.split(&self.left.outputs)?;
+        let wanted =
+            |m: &Plugged<dyn GradientModifier>| m.plugin.needs().contains(&Need::AdditiveFusion);
+        let split = if self.modifiers.iter().any(wanted) {
+            self.model.fusion.split(&self.left.outputs)?
+        } else {
+            None
+        };
         let view = StepView {
             parameters: self.parameters,
             outputs: &self.left.outputs,

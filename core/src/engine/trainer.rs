@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::assembly::{Assembly, Plugged};
 use super::checkpoint::{self, Bundle};
 use super::checks;
-use super::evaluate::{Evaluation, FUSED, Settings, evaluate};
+use super::evaluate::{Evaluation, Settings, evaluate, output_of};
 use super::operations::Operations;
 use super::step::{ALL_GROUPS, Factors, Left, Step, factor};
 use super::{Existing, Observer, StepProgress, TrainOptions};
@@ -477,8 +477,8 @@ impl<'a> Trainer<'a> {
         };
         self.record(&event, observer)?;
         if let Some(split) = self.resolved.experiment.selection.split.split() {
-            let evaluation = self.evaluate(split, self.access, observer)?;
-            self.select(phase, &evaluation, observer)?;
+            self.evaluate(split, self.access, observer)?;
+            self.select(phase, split, observer)?;
         }
         self.control(Moment::EpochEnd, observer)?;
         self.cursor.epoch += 1;
@@ -521,28 +521,16 @@ impl<'a> Trainer<'a> {
         Ok(evaluation)
     }
 
-    fn select(
-        &mut self,
-        phase: &Phase,
-        evaluation: &Evaluation,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        let output = match &phase.score {
-            Score::Fused => FUSED,
-            Score::Modality(name) => name,
-        };
-        let metric = self.resolved.experiment.selection.metric;
-        let report = evaluation.outputs.get(output).ok_or_else(|| {
-            Error::refused(
-                format!("the strategy selects by `{output}`, which evaluation does not report"),
-                "set head.unimodal = true, or choose a strategy that selects by the fused output",
-            )
-        })?;
-        let score = match metric {
-            crate::config::Metric::Accuracy => report.accuracy,
-            crate::config::Metric::MacroF1 => report.macro_f1,
-            crate::config::Metric::MeanAveragePrecision => report.mean_average_precision,
-        };
+    /// Keeps the weights whose score, just evaluated on `split`, is the best so far.
+    fn select(&mut self, phase: &Phase, split: Split, observer: &mut dyn Observer) -> Result<()> {
+        let metric = self.resolved.experiment.selection.metric.name();
+        let key = format!("{}.{}.{metric}", split.name(), output_of(&phase.score));
+        let score = self
+            .cursor
+            .scores
+            .get(&key)
+            .copied()
+            .ok_or_else(|| Error::Bug(format!("`{key}` selects and was not evaluated")))?;
         if self.cursor.best.as_ref().is_some_and(|best| score <= best.score) {
             return Ok(());
         }
@@ -558,10 +546,7 @@ impl<'a> Trainer<'a> {
 
     fn score_name(&self, score: &Score) -> String {
         let selection = &self.resolved.experiment.selection;
-        let output = match score {
-            Score::Fused => FUSED,
-            Score::Modality(name) => name,
-        };
+        let output = output_of(score);
         match selection.split.split() {
             Some(split) => format!("{} {} {output}", split.name(), selection.metric.name()),
             None => "last weights".to_owned(),

@@ -25,7 +25,7 @@ pub struct StepView<'a> {
     pub parameters: &'a Parameters,
     /// Outputs of the step's first pass, detached; all that the objectives asked for in full.
     pub outputs: &'a Outputs,
-    /// Unimodal split of the joint logits, when the fusion has one.
+    /// Unimodal split of the joint logits, for modifiers that need an additive fusion.
     pub split: Option<&'a ByModality<Tensor>>,
     /// Classes of the batch. `[batch]` i64
     pub labels: &'a Tensor,
