@@ -414,6 +414,42 @@ fn a_killed_run_that_is_resumed_ends_with_the_bits_of_one_that_was_not() {
     assert!(steps(&events) == steps(&undisturbed), "the records of steps differ");
 }
 
+#[test]
+fn a_run_that_is_asked_to_stop_saves_says_how_to_go_on_and_ends_with_the_same_bits() {
+    let mut arguments = vec!["train", "experiment.toml", "--set", "strategy.epochs=[10, 50, 5]"];
+    arguments.extend(MIE.lines().filter(|line| !line.is_empty()).flat_map(|line| ["--set", line]));
+    let calm = Desk::new();
+    calm.run(&arguments, 0);
+    let whole = only_run(&calm.runs());
+
+    // What Ctrl-C sends, and what job queues send before they kill.
+    for signal in ["INT", "TERM"] {
+        let desk = Desk::new();
+        let mut child =
+            desk.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_step(133, &desk.runs(), &mut child);
+        let sent = Command::new("bash")
+            .args(["-c", &format!("kill -{signal} {}", child.id())])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{signal}: {output:?}");
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(err.contains("a checkpoint is saved, and --resume goes on from it"), "{err}");
+
+        let run = only_run(&desk.runs());
+        let mut resume = arguments.clone();
+        resume.push("--resume");
+        desk.run(&resume, 0);
+        assert_eq!(summary_of(&run).outputs, summary_of(&whole).outputs);
+        for name in ["last", "best"] {
+            let equal = checkpoint_bits(&run, name) == checkpoint_bits(&whole, name);
+            assert!(equal, "{signal}: {name} differs");
+        }
+    }
+}
+
 /// Waits until a run has recorded a step.
 fn wait_for_step(step: u64, runs: &Path, child: &mut Child) {
     // What is about to be created cannot be read yet.

@@ -124,6 +124,40 @@ fn a_damaged_last_checkpoint_falls_back_to_the_one_before() {
 }
 
 #[test]
+fn a_damaged_refresh_counts_as_a_damaged_checkpoint() {
+    let resolved = experiment(SMALL, &[MIE]).unwrap();
+    let (_, whole, _) = finished(&resolved);
+    let runs = tempfile::tempdir().unwrap();
+    let mut watcher = Watcher { stop_after: Some(25), ..Watcher::default() };
+    train_in(runs.path(), &resolved, Existing::Refuse, &mut watcher).unwrap();
+    let run = only_run(runs.path());
+    for entry in std::fs::read_dir(run.refresh_path()).unwrap() {
+        std::fs::write(entry.unwrap().path(), b"not a checkpoint").unwrap();
+    }
+    let mut watcher = Watcher::default();
+    train_in(runs.path(), &resolved, Existing::Resume, &mut watcher).unwrap();
+    let warned = watcher.events.iter().any(|event| {
+        matches!(event, Event::Warning { message, .. }
+            if message.contains("refresh") && message.contains("falling back"))
+    });
+    assert!(warned, "{:?}", watcher.events);
+    let whole = only_run(whole.path());
+    assert_eq!(checkpoint_bits(&run, "best"), checkpoint_bits(&whole, "best"));
+}
+
+#[test]
+fn two_loss_terms_of_one_name_are_refused() {
+    let twice = r#"objectives=[{name="unimodal_ce"},{name="unimodal_ce"}]"#;
+    let resolved = experiment(SMALL, &[twice]).unwrap();
+    let runs = tempfile::tempdir().unwrap();
+    let error = train_in(runs.path(), &resolved, Existing::Refuse, &mut Watcher::default())
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("two loss terms are called `unimodal."), "{error}");
+}
+
+#[test]
 fn weights_that_became_best_after_the_checkpoint_are_not_taken_for_earlier_ones() {
     let resolved = experiment(SMALL, &[MIE]).unwrap();
     let (_, whole, _) = finished(&resolved);

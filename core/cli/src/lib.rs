@@ -20,6 +20,7 @@ mod doctor;
 mod environment;
 mod eval;
 mod format;
+mod interrupt;
 mod panics;
 mod phases;
 mod plugins;

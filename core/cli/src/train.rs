@@ -11,6 +11,7 @@ use mie_record::{Cost, Summary};
 
 use crate::arguments::{DataDir, DeviceChoice, Overrides, runs_dir};
 use crate::format::{duration, grouped, shell_path, shell_word};
+use crate::interrupt::Interruptible;
 use crate::progress::{JsonLines, Progress};
 use crate::tables;
 use crate::terminal::Shell;
@@ -76,7 +77,8 @@ impl Train {
             commit: option_env!("MIE_COMMIT").map(str::to_owned),
         };
         if self.json {
-            let outcome = engine::train(&resolved, &options, &mut JsonLines::new(shell))?;
+            let mut lines = JsonLines::new(shell);
+            let outcome = engine::train(&resolved, &options, &mut Interruptible::new(&mut lines)?)?;
             return Ok(match outcome {
                 Outcome::Finished(summary) => {
                     shell.json_line(&summary);
@@ -86,7 +88,8 @@ impl Train {
             });
         }
         let mut progress = Progress::new(shell, &resolved.experiment, device);
-        let outcome = engine::train(&resolved, &options, &mut progress);
+        let outcome = Interruptible::new(&mut progress)
+            .and_then(|mut observer| engine::train(&resolved, &options, &mut observer));
         let run = progress.close();
         Ok(match outcome? {
             Outcome::Finished(summary) => {

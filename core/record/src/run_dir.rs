@@ -115,6 +115,22 @@ impl RunDir {
         Ok(RunLock { _file: file })
     }
 
+    /// Removes what writes left behind that a kill cut off; only for who holds the lock.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a directory cannot be listed or a file not removed.
+    pub fn remove_temporaries(&self) -> Result<()> {
+        for directory in [self.path.clone(), self.checkpoints_path(), self.refresh_path()] {
+            for entry in fs::read_dir(&directory).map_err(Error::io("list", &directory))? {
+                let path = entry.map_err(Error::io("list", &directory))?.path();
+                if files::is_temporary(&path) {
+                    fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Names the directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -344,6 +360,24 @@ mod tests {
         assert_eq!(RunDir::list(first.path()).unwrap(), vec![first]);
         let error = RunDir::list(&root.path().join("gone")).unwrap_err().to_string();
         assert!(error.starts_with("cannot list ") && error.contains("gone"), "{error}");
+    }
+
+    #[test]
+    fn what_a_cut_off_write_left_is_removed_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDir::create(root.path(), "a", "b").unwrap();
+        let left = [
+            run.path().join(".summary.json.17.tmp"),
+            run.checkpoints_path().join(".last.safetensors.17.tmp"),
+            run.refresh_path().join(".phase0.safetensors.17.tmp"),
+        ];
+        let kept = [run.checkpoints_path().join("last.safetensors"), run.path().join(".note")];
+        for file in left.iter().chain(&kept) {
+            fs::write(file, b"x").unwrap();
+        }
+        run.remove_temporaries().unwrap();
+        assert!(left.iter().all(|file| !file.exists()));
+        assert!(kept.iter().all(|file| file.exists()));
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Saving a run so that it goes on exactly where it stopped, and going on.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
-use mie_record::Event;
+use mie_record::{Event, RunDir};
 use serde_json::Value;
 use tch::Device;
 
 use super::Observer;
 use super::checkpoint::{self, Bundle};
-use super::trainer::Trainer;
+use super::trainer::{Cursor, Trainer};
 use crate::error::{Error, Result};
 use crate::family::{Persist, State};
 
@@ -91,9 +91,9 @@ impl Trainer<'_> {
             if !file.exists() {
                 continue;
             }
-            match Bundle::read(&file) {
-                Ok(bundle) => {
-                    self.load(bundle)?;
+            match Checkpoint::read(&self.run, &file) {
+                Ok(checkpoint) => {
+                    self.load(checkpoint)?;
                     let from = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                     self.record(&Event::Resumed { at: self.at(), from }, observer)?;
                     return self.warn_all(damaged, observer);
@@ -114,11 +114,9 @@ impl Trainer<'_> {
         self.warn_all(damaged, observer)
     }
 
-    fn load(&mut self, mut bundle: Bundle) -> Result<()> {
-        let cursor = bundle.take("cursor");
-        let bug = |e: serde_json::Error| Error::Bug(format!("a cursor cannot be read: {e}"));
-        let at = cursor.values.get("at").cloned().unwrap_or(Value::Null);
-        self.cursor = serde_json::from_value(at).map_err(bug)?;
+    fn load(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let Checkpoint { mut bundle, cursor, at, refreshed } = checkpoint;
+        self.cursor = at;
         self.parameters.import(&bundle.take("weights").tensors)?;
         let frozen: Vec<String> = cursor
             .values
@@ -133,9 +131,8 @@ impl Trainer<'_> {
         for (name, part) in self.parts() {
             part.load_state(on_device(bundle.take(&name), device)?)?;
         }
-        for (index, file) in self.cursor.refreshed.clone() {
-            let mut refreshed = Bundle::read(&checkpoint::refresh_path(&self.run, &file))?;
-            let state = on_device(refreshed.take("refreshed"), device)?;
+        for (index, state) in refreshed {
+            let state = on_device(state, device)?;
             if let Some(modifier) = self.modifiers.get_mut(index) {
                 modifier.plugin.load_refreshed(state)?;
             }
@@ -143,6 +140,36 @@ impl Trainer<'_> {
         self.kept = self.files();
         self.metrics.truncate_to(self.cursor.metrics_position)?;
         Ok(())
+    }
+}
+
+/// A checkpoint with everything it refers to, read whole before a run takes it over.
+struct Checkpoint {
+    bundle: Bundle,
+    cursor: State,
+    at: Cursor,
+    /// What modifiers had computed from the data, by their position.
+    refreshed: BTreeMap<usize, State>,
+}
+
+impl Checkpoint {
+    fn read(run: &RunDir, file: &Path) -> Result<Self> {
+        let mut bundle = Bundle::read(file)?;
+        let cursor = bundle.take("cursor");
+        let at = cursor.values.get("at").cloned().unwrap_or(Value::Null);
+        let at: Cursor = serde_json::from_value(at).map_err(|e| Error::Checkpoint {
+            file: file.to_owned(),
+            problem: format!("its cursor cannot be read: {e}"),
+        })?;
+        let refreshed = at
+            .refreshed
+            .iter()
+            .map(|(index, name)| {
+                let file = checkpoint::refresh_path(run, name);
+                Ok((*index, Bundle::read(&file)?.take("refreshed")))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { bundle, cursor, at, refreshed })
     }
 }
 

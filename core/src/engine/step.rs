@@ -79,7 +79,9 @@ impl Forward for Passes<'_> {
         if let Some(outputs) = self.made.get(spec) {
             return Ok(outputs.share());
         }
-        let statistics = spec.statistics.unwrap_or(self.statistics);
+        // Normalisation learns from the plain pass alone: one batch, one update.
+        let plain = if *spec == self.full() { self.statistics } else { Statistics::Keep };
+        let statistics = spec.statistics.unwrap_or(plain);
         let outputs = self.model.forward(self.batch, spec, statistics, Some(self.active), None)?;
         self.count += 1;
         self.made.insert(spec.clone(), outputs.share());
@@ -129,6 +131,13 @@ impl Step<'_> {
                 }
                 Ok(terms)
             })?);
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = terms.iter().find(|term| !names.insert(&term.name)) {
+            return Err(Error::refused(
+                format!("two loss terms are called `{}`", twice.name),
+                "name each objective once: records and weights tell terms apart by their names",
+            ));
         }
         for term in &mut terms {
             term.weight *= self.term_weights.get(&term.name).copied().unwrap_or(1.0);

@@ -136,6 +136,7 @@ impl<'a> Trainer<'a> {
         let oracle = experiment.selection.split == SelectionSplit::Test;
         let run = open_directory(resolved, options)?;
         let lock = run.lock()?;
+        run.remove_temporaries()?;
         let cursor = Cursor {
             factors: vec![BTreeMap::new(); assembly.controllers.len()],
             ..Cursor::default()
@@ -220,6 +221,13 @@ impl<'a> Trainer<'a> {
 
     fn start_phase(&mut self, phase: Phase, observer: &mut dyn Observer) -> Result<()> {
         if self.cursor.phase_index > 0 && phase.load == Load::Best {
+            if self.cursor.best.is_none() {
+                self.warn(
+                    "the strategy asks for the best weights, and nothing selects them: phases \
+                     start from the last ones; set selection.split = \"valid\" to select",
+                    observer,
+                )?;
+            }
             self.load_best()?;
         }
         let contest = self.score_name(&phase.score);
@@ -230,6 +238,8 @@ impl<'a> Trainer<'a> {
             self.optimizer.plugin.reset();
             self.cursor.factors.iter_mut().for_each(BTreeMap::clear);
         }
+        // What training reached belongs to the phase before: other modalities, other weights.
+        self.cursor.scores.retain(|name, _| !name.starts_with("train."));
         self.cursor.epoch = 0;
         self.cursor.step = 0;
         self.cursor.end_phase = false;
