@@ -158,6 +158,26 @@ fn two_loss_terms_of_one_name_are_refused() {
 }
 
 #[test]
+fn a_watched_score_that_will_not_exist_is_refused_before_training() {
+    let watch = |name: &str| {
+        let controller = format!(r#"controllers=[{{name="early_stop", watch="{name}"}}]"#);
+        let resolved = experiment(SMALL, &[&controller]).unwrap();
+        let runs = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher { stop_after: Some(1), ..Watcher::default() };
+        let trained = train_in(runs.path(), &resolved, Existing::Refuse, &mut watcher);
+        (trained.map(|_| ()).map_err(|error| error.to_string()), runs)
+    };
+    for name in ["valid.fused.accuracy", "train.loss", "train.unimodal.weak", "valid.weak.loss"] {
+        assert_eq!(watch(name).0, Ok(()), "{name}");
+    }
+    let (error, runs) = watch("valid.fused.acuracy");
+    let error = error.unwrap_err();
+    assert!(error.contains("watches `valid.fused.acuracy`"), "{error}");
+    assert!(error.contains("`valid.fused.accuracy`"), "{error}");
+    assert!(std::fs::read_dir(runs.path()).unwrap().next().is_none());
+}
+
+#[test]
 fn weights_that_became_best_after_the_checkpoint_are_not_taken_for_earlier_ones() {
     let resolved = experiment(SMALL, &[MIE]).unwrap();
     let (_, whole, _) = finished(&resolved);

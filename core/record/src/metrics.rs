@@ -151,6 +151,18 @@ pub struct OutputMetrics {
     pub samples: u64,
 }
 
+impl OutputMetrics {
+    /// Lists the scores by the names that selection and controllers know them by.
+    pub fn named(&self) -> [(&'static str, f64); 4] {
+        [
+            ("accuracy", self.accuracy),
+            ("macro_f1", self.macro_f1),
+            ("mean_average_precision", self.mean_average_precision),
+            ("loss", self.loss),
+        ]
+    }
+}
+
 /// Appends events to `metrics.jsonl`.
 ///
 /// An event written has left the process: a kill loses none. A crash of the machine can lose the

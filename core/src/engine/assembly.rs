@@ -102,8 +102,14 @@ impl Assembly {
             add(&controller.name, controller.plugin.needs());
         }
         checks::check_fusion_is_trained(experiment, &parameters, &wanted)?;
-        let outputs = checks::dry_run(&model, layouts, classes, &wanted, device)?;
+        let batch = checks::trial_batch(layouts, device)?;
+        let outputs = checks::dry_run(&model, &batch, classes, &wanted)?;
         checks::check_scores(&phases, &outputs)?;
+        let terms = checks::try_objectives(&model, &batch, &objectives, &phases)?;
+        let scores = checks::known_scores(experiment, &outputs, &terms, &model.modalities());
+        for controller in &controllers {
+            checks::check_watched(controller, &scores)?;
+        }
         Ok(Self {
             model,
             parameters,

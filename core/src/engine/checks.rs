@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mie_record::OutputMetrics;
 use tch::{Device, Kind, Tensor};
 
-use super::assembly::Assembly;
+use super::assembly::{Assembly, Plugged};
 use super::evaluate::{FUSED, output_of};
+use super::step;
 use crate::batch::{Batch, Named, Spec, Targets};
 use crate::config::{Experiment, SelectionSplit};
 use crate::data::DataSource;
 use crate::error::{Error, Result, guarded};
-use crate::family::{Element, Need, Phase, Report, Score, Split, Strategy, TensorLayout};
+use crate::family::{
+    Controller, Element, Need, Objective, Phase, Report, Score, Split, Strategy, TensorLayout,
+};
 use crate::layers::Statistics;
 use crate::model::Model;
 use crate::parameters::{GroupId, Parameters};
@@ -65,17 +69,14 @@ pub fn plan(experiment: &Experiment, classes: usize, source: Option<&DataSource>
     })
 }
 
-/// Runs the model once on fillers and holds it against what plugins need.
-///
-/// Returns the names of its outputs.
-pub(super) fn dry_run(
-    model: &Model,
+/// Samples of a trial batch.
+const SAMPLES: i64 = 2;
+
+/// A batch of zeros, all of class 0.
+pub(super) fn trial_batch(
     layouts: &BTreeMap<String, Vec<TensorLayout>>,
-    classes: usize,
-    wanted: &[Wanted],
     device: Device,
-) -> Result<Vec<String>> {
-    const SAMPLES: i64 = 2;
+) -> Result<Batch> {
     let mut inputs = BTreeMap::new();
     for (name, layout) in layouts {
         let mut tensors = BTreeMap::new();
@@ -90,13 +91,45 @@ pub(super) fn dry_run(
         inputs.insert(name.clone(), Named(tensors));
     }
     let labels = Tensor::f_zeros([SAMPLES], (Kind::Int64, device))?;
-    let batch = Batch {
+    Ok(Batch {
         inputs,
         targets: Targets { labels, mixed: None },
         indices: (0..SAMPLES as usize).collect(),
-    };
+    })
+}
+
+/// Tries the objectives on everything that phases train together.
+///
+/// Returns the names of all loss terms.
+pub(super) fn try_objectives(
+    model: &Model,
+    batch: &Batch,
+    objectives: &[Plugged<dyn Objective>],
+    phases: &[Phase],
+) -> Result<BTreeSet<String>> {
+    let together: BTreeSet<BTreeSet<String>> = phases
+        .iter()
+        .flat_map(|phase| &phase.sub_steps)
+        .map(|sub_step| sub_step.modalities.iter().cloned().collect())
+        .collect();
+    let mut terms = BTreeSet::new();
+    for run in &together {
+        terms.extend(step::trial(model, batch, run, objectives)?);
+    }
+    Ok(terms)
+}
+
+/// Runs the model once on a trial batch and holds it against what plugins need.
+///
+/// Returns the names of its outputs.
+pub(super) fn dry_run(
+    model: &Model,
+    batch: &Batch,
+    classes: usize,
+    wanted: &[Wanted],
+) -> Result<Vec<String>> {
     let spec = Spec::evaluation(model.modalities());
-    let outputs = model.forward(&batch, &spec, Statistics::Running, None, None)?;
+    let outputs = model.forward(batch, &spec, Statistics::Running, None, None)?;
     for Wanted { plugin, needs } in wanted {
         fits(plugin, needs, model, outputs.joint.is_some())?;
     }
@@ -273,6 +306,43 @@ pub(super) fn check_scores(phases: &[Phase], outputs: &[String]) -> Result<()> {
             "set head.unimodal = true, or choose a strategy that selects by the fused output",
         )),
     }
+}
+
+/// Names of all scores that a run will have for controllers to watch.
+pub(super) fn known_scores(
+    experiment: &Experiment,
+    outputs: &[String],
+    terms: &BTreeSet<String>,
+    modalities: &[String],
+) -> BTreeSet<String> {
+    let mut scores = BTreeSet::from(["train.loss".to_owned()]);
+    scores.extend(terms.iter().map(|term| format!("train.{term}")));
+    scores.extend(modalities.iter().map(|name| format!("train.{name}.accuracy")));
+    // Whether a validation split is evaluated is a need of its own, with a remedy of its own.
+    let evaluated = experiment.selection.split.split();
+    for split in BTreeSet::from([Split::Valid, evaluated.unwrap_or(Split::Valid)]) {
+        for output in outputs {
+            let metrics = OutputMetrics::default().named();
+            scores.extend(metrics.map(|(metric, _)| format!("{}.{output}.{metric}", split.name())));
+        }
+    }
+    scores
+}
+
+/// Refuses a controller that watches a score which the run will not have.
+pub(super) fn check_watched(
+    controller: &Plugged<dyn Controller>,
+    scores: &BTreeSet<String>,
+) -> Result<()> {
+    let watched = controller.plugin.watches();
+    let Some(unknown) = watched.into_iter().find(|name| !scores.contains(name)) else {
+        return Ok(());
+    };
+    let names: Vec<_> = scores.iter().map(|name| format!("`{name}`")).collect();
+    Err(Error::refused(
+        format!("{} watches `{unknown}`, and the run has no such score", controller.name),
+        format!("watch one of {}", names.join(", ")),
+    ))
 }
 
 /// Refuses a phase that names what the run does not have.

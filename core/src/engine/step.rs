@@ -93,6 +93,47 @@ impl Forward for Passes<'_> {
     }
 }
 
+/// Names of the loss terms that objectives give when `run` is trained on `batch`.
+///
+/// # Errors
+/// Whatever an objective returns: what it needs is missing, sizes do not fit.
+pub(super) fn trial(
+    model: &Model,
+    batch: &Batch,
+    run: &BTreeSet<String>,
+    objectives: &[Plugged<dyn Objective>],
+) -> Result<BTreeSet<String>> {
+    let active = BTreeSet::new();
+    let mut passes = Passes {
+        model,
+        batch,
+        active: &active,
+        run,
+        statistics: Statistics::Running,
+        original_labels: false,
+        made: BTreeMap::new(),
+        count: 0,
+    };
+    let mut names = BTreeSet::new();
+    for objective in objectives {
+        let terms =
+            guarded(&objective.name, || objective.plugin.terms(&mut passes, &mut Notes::new()))?;
+        for term in terms {
+            if !names.insert(term.name.clone()) {
+                return Err(twice(&term.name));
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn twice(name: &str) -> Error {
+    Error::refused(
+        format!("two loss terms are called `{name}`"),
+        "name each objective once: records and weights tell terms apart by their names",
+    )
+}
+
 impl Step<'_> {
     fn first(&self) -> bool {
         self.left.forward_passes == 0
@@ -133,11 +174,8 @@ impl Step<'_> {
             })?);
         }
         let mut names = BTreeSet::new();
-        if let Some(twice) = terms.iter().find(|term| !names.insert(&term.name)) {
-            return Err(Error::refused(
-                format!("two loss terms are called `{}`", twice.name),
-                "name each objective once: records and weights tell terms apart by their names",
-            ));
+        if let Some(term) = terms.iter().find(|term| !names.insert(&term.name)) {
+            return Err(twice(&term.name));
         }
         for term in &mut terms {
             term.weight *= self.term_weights.get(&term.name).copied().unwrap_or(1.0);

@@ -511,12 +511,7 @@ impl<'a> Trainer<'a> {
         self.cursor.cost.evaluate_seconds += evaluation.seconds;
         let outputs = evaluation.metrics();
         for (name, metrics) in &outputs {
-            for (metric, value) in [
-                ("accuracy", metrics.accuracy),
-                ("macro_f1", metrics.macro_f1),
-                ("mean_average_precision", metrics.mean_average_precision),
-                ("loss", metrics.loss),
-            ] {
+            for (metric, value) in metrics.named() {
                 let key = format!("{}.{name}.{metric}", split.name());
                 self.cursor.scores.insert(key, value);
             }

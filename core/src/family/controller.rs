@@ -59,6 +59,11 @@ pub trait Controller: Persist + Send {
         &[]
     }
 
+    /// Scores it watches, e.g. `valid.fused.accuracy`; held against those the run will have.
+    fn watches(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Reacts to a boundary.
     ///
     /// # Errors

@@ -62,6 +62,10 @@ struct EarlyStop {
 }
 
 impl Controller for EarlyStop {
+    fn watches(&self) -> Vec<String> {
+        vec![self.watch.name().to_owned()]
+    }
+
     fn needs(&self) -> &'static [Need] {
         self.watch.needs()
     }

@@ -110,6 +110,10 @@ impl Plateau {
 }
 
 impl Controller for Plateau {
+    fn watches(&self) -> Vec<String> {
+        vec![self.watch.name().to_owned()]
+    }
+
     fn needs(&self) -> &'static [Need] {
         self.watch.needs()
     }

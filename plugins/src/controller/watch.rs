@@ -46,6 +46,10 @@ impl Watch {
         ensure_range("threshold", "[0, inf)", threshold, share)
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn needs(&self) -> &'static [Need] {
         if self.name.starts_with("valid.") { &[Need::ValidationSplit] } else { &[] }
     }
