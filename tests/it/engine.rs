@@ -172,7 +172,7 @@ fn a_watched_score_that_will_not_exist_is_refused_before_training() {
     }
     let (error, runs) = watch("valid.fused.acuracy");
     let error = error.unwrap_err();
-    assert!(error.contains("watches `valid.fused.acuracy`"), "{error}");
+    assert!(error.contains("`watch` names `valid.fused.acuracy`"), "{error}");
     assert!(error.contains("`valid.fused.accuracy`"), "{error}");
     assert!(std::fs::read_dir(runs.path()).unwrap().next().is_none());
 }

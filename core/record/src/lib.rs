@@ -92,5 +92,5 @@ pub use files::atomic_write;
 pub use manifest::{DataRecord, Manifest, ORACLE, SKIPPED_DATA};
 pub use metrics::{At, Event, EventLog, MetricsWriter, OutputMetrics, read_events};
 pub use run_dir::{RunDir, RunLock};
-pub use summary::{Cost, Summary};
+pub use summary::{Cost, PhaseSummary, Summary};
 pub use tensorboard::{EventWriter, Scalar, read_scalars};

@@ -54,6 +54,13 @@ pub enum Event {
         /// L2 norm over all gradients before any modifier, where it was computed.
         #[serde(default, with = "number::option")]
         gradient_norm: Option<f64>,
+        /// The same for each group of parameters that was trained.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "number::map")]
+        group_gradient_norms: BTreeMap<String, f64>,
+        /// Cosine between the gradients of two modalities' heads, by `audio|image`, where both
+        /// were trained on the batch and their gradients have equal sizes.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "number::map")]
+        head_gradient_cosines: BTreeMap<String, f64>,
         /// Learning rate the step used.
         #[serde(with = "number")]
         learning_rate: f64,
@@ -320,6 +327,8 @@ mod tests {
                 at: at(1),
                 terms: [("audio".to_owned(), f64::INFINITY), ("joint".to_owned(), 1.25)].into(),
                 gradient_norm: None,
+                group_gradient_norms: BTreeMap::new(),
+                head_gradient_cosines: BTreeMap::new(),
                 learning_rate: 1e-3,
             },
             Event::Epoch {
@@ -376,6 +385,8 @@ mod tests {
             at: at(9),
             terms: [("joint".to_owned(), f64::NAN)].into(),
             gradient_norm: Some(f64::INFINITY),
+            group_gradient_norms: BTreeMap::new(),
+            head_gradient_cosines: BTreeMap::new(),
             learning_rate: 0.5,
         };
         let line = serde_json::to_string(&step).unwrap();

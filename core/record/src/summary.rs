@@ -30,8 +30,28 @@ pub struct Summary {
     /// Confusion on the test split, by output: `[classes][classes]` counts of samples, one row
     /// for each true class and one column for each predicted class.
     pub confusion: BTreeMap<String, Vec<Vec<u64>>>,
+    /// How far each phase came, in order.
+    #[serde(default)]
+    pub phases: Vec<PhaseSummary>,
     /// What the run took.
     pub cost: Cost,
+}
+
+/// Records what a phase trained and what accuracy it ended with.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PhaseSummary {
+    /// What the strategy calls the phase.
+    pub label: String,
+    /// Modalities it trained.
+    pub modalities: Vec<String>,
+    /// Modalities that gradient modifiers learnt from.
+    pub source: Vec<String>,
+    /// Epochs made.
+    pub epochs: usize,
+    /// Accuracy after its last epoch by output, in `[0, 1]`, on the split that selects; empty
+    /// where no split is evaluated.
+    #[serde(with = "number::map")]
+    pub accuracy: BTreeMap<String, f64>,
 }
 
 /// Counts what a run took, over all of its sessions when it was resumed.
@@ -52,6 +72,17 @@ pub struct Cost {
     /// Part of it in refreshes of modifiers and objectives.
     #[serde(with = "number")]
     pub refresh_seconds: f64,
+    /// Part of the training steps in passes at displaced weights: the second pass of SAM.
+    ///
+    /// On a CUDA device this and the next are the times until the work was queued.
+    #[serde(default, with = "number")]
+    pub displaced_seconds: f64,
+    /// Part of the training steps in gradient modifiers.
+    #[serde(default, with = "number")]
+    pub modify_seconds: f64,
+    /// Part of it in saving checkpoints and best weights.
+    #[serde(default, with = "number")]
+    pub save_seconds: f64,
     /// Training samples seen, repetitions counted.
     pub samples_seen: u64,
     /// Forward passes over a batch; a step of SAM takes two.
@@ -87,6 +118,13 @@ mod tests {
             best: At { phase: 1, epoch: 7, step: 8400 },
             outputs: [("test".to_owned(), [("fused".to_owned(), metrics)].into())].into(),
             confusion: [("fused".to_owned(), vec![vec![3, 1], vec![0, 4]])].into(),
+            phases: vec![PhaseSummary {
+                label: "audio 1".to_owned(),
+                modalities: vec!["audio".to_owned()],
+                epochs: 5,
+                accuracy: [("audio".to_owned(), 0.5)].into(),
+                ..PhaseSummary::default()
+            }],
             cost: Cost { wall_seconds: 12.5, steps: 8400, ..Cost::default() },
         };
         let text = serde_json::to_string(&summary).unwrap();

@@ -39,6 +39,7 @@ impl Sample {
             best: At::default(),
             outputs: [].into(),
             confusion: [].into(),
+            phases: Vec::new(),
             cost: Cost { wall_seconds: 100.0 * (seed + 1) as f64, ..Cost::default() },
         };
         Self { manifest, summary }

@@ -1,14 +1,16 @@
 //! The plugins and the model of an experiment, built and held against each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tch::Device;
 
 use super::checks::{self, Wanted};
 use crate::config::Experiment;
+use crate::data::DataSource;
 use crate::error::{Result, guarded};
 use crate::family::{
-    Controller, GradientModifier, Objective, Optimizer, Phase, Strategy, TensorLayout,
+    Controller, GradientModifier, Objective, Optimizer, Phase, RunShape, Split, Strategy,
+    TensorLayout,
 };
 use crate::model::Model;
 use crate::parameters::Parameters;
@@ -42,6 +44,8 @@ pub(super) struct Assembly {
     pub(super) outputs: Vec<String>,
     /// The phases, as if no phase ended early.
     pub(super) phases: Vec<Phase>,
+    /// Names of the loss terms.
+    pub(super) terms: BTreeSet<String>,
 }
 
 impl Assembly {
@@ -106,10 +110,6 @@ impl Assembly {
         let outputs = checks::dry_run(&model, &batch, classes, &wanted)?;
         checks::check_scores(&phases, &outputs)?;
         let terms = checks::try_objectives(&model, &batch, &objectives, &phases)?;
-        let scores = checks::known_scores(experiment, &outputs, &terms, &model.modalities());
-        for controller in &controllers {
-            checks::check_watched(controller, &scores)?;
-        }
         Ok(Self {
             model,
             parameters,
@@ -121,6 +121,37 @@ impl Assembly {
             wanted,
             outputs,
             phases,
+            terms,
         })
+    }
+
+    /// Holds the splits, where they are at hand, and the options of plugins against the run.
+    ///
+    /// # Errors
+    /// When a split is missing or an option names what the run does not have.
+    pub(super) fn check(&self, experiment: &Experiment, source: Option<&DataSource>) -> Result<()> {
+        if let Some(source) = source {
+            checks::check_splits(experiment, &self.wanted, source)?;
+        }
+        let modalities = self.model.modalities();
+        let shape = RunShape {
+            layers: modalities.iter().map(|name| (name.clone(), self.model.layers(name))).collect(),
+            groups: self.parameters.ids().into_iter().collect(),
+            phases: self.phases.clone(),
+            scores: checks::known_scores(experiment, &self.outputs, &self.terms, &modalities),
+            terms: self.terms.clone(),
+            batch_size: experiment.data.batch_size,
+            training_samples: source.map(|source| source.len(Split::Train)),
+        };
+        for Plugged { name, plugin } in &self.objectives {
+            guarded(name, || plugin.check(&shape))?;
+        }
+        for Plugged { name, plugin } in &self.modifiers {
+            guarded(name, || plugin.check(&shape))?;
+        }
+        for Plugged { name, plugin } in &self.controllers {
+            guarded(name, || plugin.check(&shape))?;
+        }
+        Ok(())
     }
 }

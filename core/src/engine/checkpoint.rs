@@ -10,6 +10,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::family::State;
+use crate::model::Model;
+use crate::parameters::Parameters;
 
 /// Checkpoint to resume from.
 pub(super) fn last_path(run: &RunDir) -> PathBuf {
@@ -191,11 +193,16 @@ impl Bundle {
     }
 }
 
-/// Reads the weights of a checkpoint.
+/// Loads a model saved as best into one just built, or trained further.
 ///
 /// # Errors
 /// As [`Bundle::read`], with what to do when there is none yet.
-pub(super) fn read_weights(file: &Path) -> Result<BTreeMap<String, Tensor>> {
+pub(super) fn load_model(
+    file: &Path,
+    model: &mut Model,
+    parameters: &Parameters,
+    device: Device,
+) -> Result<()> {
     if !file.exists() {
         return Err(Error::Checkpoint {
             file: file.to_owned(),
@@ -203,7 +210,17 @@ pub(super) fn read_weights(file: &Path) -> Result<BTreeMap<String, Tensor>> {
                 .to_owned(),
         });
     }
-    Ok(Bundle::read(file)?.take("weights").tensors)
+    let mut bundle = Bundle::read(file)?;
+    parameters.import(&bundle.take("weights").tensors)?;
+    model.fusion.load_state(on_device(bundle.take("fusion"), device)?)
+}
+
+/// Moves a state's tensors to a device.
+pub(super) fn on_device(mut state: State, device: Device) -> Result<State> {
+    for tensor in state.tensors.values_mut() {
+        *tensor = tensor.f_to_device(device)?;
+    }
+    Ok(state)
 }
 
 struct Stored {

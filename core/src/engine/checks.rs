@@ -13,7 +13,7 @@ use crate::config::{Experiment, SelectionSplit};
 use crate::data::DataSource;
 use crate::error::{Error, Result, guarded};
 use crate::family::{
-    Controller, Element, Need, Objective, Phase, Report, Score, Split, Strategy, TensorLayout,
+    Element, Need, Objective, Phase, Report, Score, Split, Strategy, TensorLayout,
 };
 use crate::layers::Statistics;
 use crate::model::Model;
@@ -55,9 +55,7 @@ pub fn plan(experiment: &Experiment, classes: usize, source: Option<&DataSource>
         fillers.insert(name.clone(), modality.filler());
     }
     let assembly = Assembly::build(experiment, &layouts, &fillers, classes, Device::Cpu)?;
-    if let Some(source) = source {
-        check_splits(experiment, &assembly.wanted, source)?;
-    }
+    assembly.check(experiment, source)?;
     let parameters = assembly.parameters;
     let parameters =
         parameters.ids().into_iter().map(|id| (id.to_string(), parameters.size(&id))).collect();
@@ -327,22 +325,6 @@ pub(super) fn known_scores(
         }
     }
     scores
-}
-
-/// Refuses a controller that watches a score which the run will not have.
-pub(super) fn check_watched(
-    controller: &Plugged<dyn Controller>,
-    scores: &BTreeSet<String>,
-) -> Result<()> {
-    let watched = controller.plugin.watches();
-    let Some(unknown) = watched.into_iter().find(|name| !scores.contains(name)) else {
-        return Ok(());
-    };
-    let names: Vec<_> = scores.iter().map(|name| format!("`{name}`")).collect();
-    Err(Error::refused(
-        format!("{} watches `{unknown}`, and the run has no such score", controller.name),
-        format!("watch one of {}", names.join(", ")),
-    ))
 }
 
 /// Refuses a phase that names what the run does not have.

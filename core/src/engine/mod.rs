@@ -13,6 +13,7 @@ mod record;
 mod step;
 mod trainer;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -69,16 +70,24 @@ pub trait Observer {
 }
 
 /// Where an epoch stands.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepProgress {
+    /// Name of the phase.
+    pub phase: String,
+    /// Epoch within the phase, from 0.
+    pub epoch: usize,
     /// Steps of this epoch that are done.
     pub done: u64,
     /// Steps of this epoch.
     pub total: u64,
     /// Steps since the start of the run.
     pub global_step: u64,
+    /// Training samples of this epoch that were seen.
+    pub samples: u64,
     /// Sum of the weighted loss terms of the latest step that was read back.
     pub loss: Option<f64>,
+    /// Training accuracy of each modality over the epoch so far, in `[0, 1]`.
+    pub accuracy: BTreeMap<String, f64>,
 }
 
 /// Trains an experiment, or continues it.
@@ -120,10 +129,9 @@ pub fn evaluate_run(
     let experiment = &resolved.experiment;
     let source = std::sync::Arc::new(open_data(experiment, data_dir)?);
     let classes = source.classes().to_vec();
-    let (model, parameters) =
+    let (mut model, parameters) =
         Model::build(experiment, &source.layouts, &source.fillers, classes.len(), device)?;
-    let weights = checkpoint::read_weights(&checkpoint::latest_best(&run)?)?;
-    parameters.import(&weights)?;
+    checkpoint::load_model(&checkpoint::latest_best(&run)?, &mut model, &parameters, device)?;
     let settings = evaluate::Settings::of(experiment, device);
     let access = (split == Split::Test).then(TestAccess::granted);
     Ok((evaluate(&model, &source, split, &settings, access)?, classes))

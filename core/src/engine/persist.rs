@@ -2,41 +2,57 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use mie_record::{Event, RunDir};
 use serde_json::Value;
-use tch::Device;
 
 use super::Observer;
-use super::checkpoint::{self, Bundle};
+use super::checkpoint::{self, Bundle, on_device};
 use super::trainer::{Cursor, Trainer};
 use crate::error::{Error, Result};
 use crate::family::{Persist, State};
 
 impl Trainer<'_> {
-    pub(super) fn weights(&self) -> Result<State> {
-        Ok(State { tensors: self.parameters.export()?, values: serde_json::Map::new() })
+    fn weights(&self) -> Result<State> {
+        Ok(State { tensors: self.built.parameters.export()?, values: serde_json::Map::new() })
+    }
+
+    /// Everything that decides what the model answers: weights, and what the fusion remembers.
+    pub(super) fn model_state(&self) -> Result<Bundle> {
+        let mut bundle = Bundle::default();
+        bundle.put("weights", self.weights()?);
+        bundle.put("fusion", self.built.model.fusion.state()?);
+        Ok(bundle)
     }
 
     fn parts(&mut self) -> Vec<(String, &mut dyn Persist)> {
         let mut parts: Vec<(String, &mut dyn Persist)> = vec![
-            ("optimizer".to_owned(), self.optimizer.plugin.as_mut()),
-            ("strategy".to_owned(), self.strategy.plugin.as_mut()),
-            ("fusion".to_owned(), self.model.fusion.as_mut()),
+            ("optimizer".to_owned(), self.built.optimizer.plugin.as_mut()),
+            ("strategy".to_owned(), self.built.strategy.plugin.as_mut()),
+            ("fusion".to_owned(), self.built.model.fusion.as_mut()),
         ];
-        for (index, plugged) in self.objectives.iter_mut().enumerate() {
+        for (index, plugged) in self.built.objectives.iter_mut().enumerate() {
             parts.push((format!("objectives.{index}"), plugged.plugin.as_mut()));
         }
-        for (index, plugged) in self.modifiers.iter_mut().enumerate() {
+        for (index, plugged) in self.built.modifiers.iter_mut().enumerate() {
             parts.push((format!("gradient_modifiers.{index}"), plugged.plugin.as_mut()));
         }
-        for (index, plugged) in self.controllers.iter_mut().enumerate() {
+        for (index, plugged) in self.built.controllers.iter_mut().enumerate() {
             parts.push((format!("controllers.{index}"), plugged.plugin.as_mut()));
         }
         parts
     }
 
     pub(super) fn save(&mut self) -> Result<()> {
+        let started = Instant::now();
+        self.write()?;
+        // In the next checkpoint, as this one is written.
+        self.cursor.cost.save_seconds += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
         self.book_wall();
         self.cursor.metrics_position = self.metrics.position()?;
         let mut bundle = Bundle::default();
@@ -46,6 +62,7 @@ impl Trainer<'_> {
         }
         let bug = |e: serde_json::Error| Error::Bug(format!("a cursor cannot be written: {e}"));
         let frozen: Vec<String> = self
+            .built
             .parameters
             .groups()
             .filter(|(_, group)| group.frozen)
@@ -117,14 +134,14 @@ impl Trainer<'_> {
     fn load(&mut self, checkpoint: Checkpoint) -> Result<()> {
         let Checkpoint { mut bundle, cursor, at, refreshed } = checkpoint;
         self.cursor = at;
-        self.parameters.import(&bundle.take("weights").tensors)?;
+        self.built.parameters.import(&bundle.take("weights").tensors)?;
         let frozen: Vec<String> = cursor
             .values
             .get("frozen")
             .and_then(Value::as_array)
             .map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
             .unwrap_or_default();
-        for id in self.parameters.ids() {
+        for id in self.built.parameters.ids() {
             self.set_frozen(&id, frozen.contains(&id.to_string()));
         }
         let device = self.device;
@@ -133,7 +150,7 @@ impl Trainer<'_> {
         }
         for (index, state) in refreshed {
             let state = on_device(state, device)?;
-            if let Some(modifier) = self.modifiers.get_mut(index) {
+            if let Some(modifier) = self.built.modifiers.get_mut(index) {
                 modifier.plugin.load_refreshed(state)?;
             }
         }
@@ -171,11 +188,4 @@ impl Checkpoint {
             .collect::<Result<_>>()?;
         Ok(Self { bundle, cursor, at, refreshed })
     }
-}
-
-fn on_device(mut state: State, device: Device) -> Result<State> {
-    for tensor in state.tensors.values_mut() {
-        *tensor = tensor.f_to_device(device)?;
-    }
-    Ok(state)
 }

@@ -116,10 +116,22 @@ impl Trainer<'_> {
     /// Passes the scalars of an event on to TensorBoard.
     fn draw(&mut self, event: &Event) -> Result<()> {
         let (step, scalars): (u64, Vec<(String, f64)>) = match event {
-            Event::Step { at, terms, gradient_norm, learning_rate } => {
+            Event::Step {
+                at,
+                terms,
+                gradient_norm,
+                group_gradient_norms,
+                head_gradient_cosines,
+                learning_rate,
+            } => {
                 let mut all: Vec<_> =
                     terms.iter().map(|(name, value)| (format!("step/{name}"), *value)).collect();
                 all.extend(gradient_norm.map(|norm| ("step/gradient_norm".to_owned(), norm)));
+                let named = |prefix: &'static str| {
+                    move |(name, value): (&String, &f64)| (format!("{prefix}/{name}"), *value)
+                };
+                all.extend(group_gradient_norms.iter().map(named("step/gradient_norm")));
+                all.extend(head_gradient_cosines.iter().map(named("step/head_gradient_cosine")));
                 all.push(("step/learning_rate".to_owned(), *learning_rate));
                 (at.step, all)
             }

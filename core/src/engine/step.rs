@@ -1,6 +1,7 @@
 //! One step: gradients, displaced gradients, and the only places that write weights.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use tch::{Tensor, no_grad_guard};
 
@@ -13,7 +14,7 @@ use crate::family::{
 };
 use crate::layers::Statistics;
 use crate::model::Model;
-use crate::parameters::{ByParam, Grads, GroupId, ParamId, Parameters};
+use crate::parameters::{ByParam, Grads, GroupId, ParamId, Parameters, global_norm};
 use crate::random::{Purpose, Seed};
 
 /// Learning rate factors of all controllers.
@@ -29,7 +30,7 @@ pub(super) struct Step<'a> {
     pub(super) batch: &'a Batch,
     pub(super) active: &'a BTreeSet<GroupId>,
     pub(super) run: BTreeSet<String>,
-    pub(super) objectives: &'a mut [Plugged<dyn Objective>],
+    pub(super) objectives: &'a [Plugged<dyn Objective>],
     pub(super) modifiers: &'a mut [Plugged<dyn GradientModifier>],
     pub(super) factors: &'a Factors,
     pub(super) term_weights: &'a BTreeMap<String, f64>,
@@ -39,20 +40,33 @@ pub(super) struct Step<'a> {
     pub(super) part: u64,
     /// Whether to note which modifiers change something.
     pub(super) watch_modifiers: bool,
+    /// Whether to note the gradients of groups and heads.
+    pub(super) watch_gradients: bool,
     pub(super) left: Left,
 }
 
 /// What a step leaves behind.
 #[derive(Default)]
 pub(super) struct Left {
+    gradients_asked: u64,
     pub(super) forward_passes: u64,
     pub(super) backward_passes: u64,
     /// Weighted terms of the first pass, detached.
     pub(super) terms: Vec<(String, Tensor)>,
     /// Outputs of the first pass, detached.
     pub(super) outputs: Outputs,
+    /// What objectives noted in the first pass, in their order.
+    pub(super) notes: Vec<Notes>,
     /// Norm of the descent gradient before modifiers.
     pub(super) gradient_norm: Option<Tensor>,
+    /// The same by group, when watched.
+    pub(super) group_norms: Vec<(GroupId, Tensor)>,
+    /// Gradient of each modality's head as one vector, when watched.
+    pub(super) head_gradients: Vec<(String, Tensor)>,
+    /// Time in passes at displaced weights.
+    pub(super) displaced: Duration,
+    /// Time in modifiers.
+    pub(super) modify: Duration,
     /// Modifiers that changed something, when watched.
     pub(super) changed: Vec<bool>,
     /// Active parameters without a gradient, when watched.
@@ -136,7 +150,7 @@ fn twice(name: &str) -> Error {
 
 impl Step<'_> {
     fn first(&self) -> bool {
-        self.left.forward_passes == 0
+        self.left.gradients_asked == 0
     }
 
     fn leaves(&self) -> Vec<(ParamId, Tensor)> {
@@ -163,15 +177,14 @@ impl Step<'_> {
             count: 0,
         };
         let mut terms = Vec::new();
-        for objective in self.objectives.iter_mut() {
+        for objective in self.objectives {
             let mut notes = Notes::new();
             terms.extend(guarded(&objective.name, || {
-                let terms = objective.plugin.terms(&mut passes, &mut notes)?;
-                if first {
-                    objective.plugin.observe(&notes)?;
-                }
-                Ok(terms)
+                objective.plugin.terms(&mut passes, &mut notes)
             })?);
+            if first {
+                self.left.notes.push(notes);
+            }
         }
         let mut names = BTreeSet::new();
         if let Some(term) = terms.iter().find(|term| !names.insert(&term.name)) {
@@ -240,6 +253,7 @@ impl Problem for Step<'_> {
         let first = self.first();
         let leaves = self.leaves();
         let terms = self.terms(ask)?;
+        self.left.gradients_asked += 1;
         let by_term = ask.purpose == AskPurpose::Descent
             && self.modifiers.iter().any(|m| m.plugin.needs().contains(&Need::GradientsByTerm));
         // Terms of one route share a backward pass, unless a modifier wants them apart.
@@ -290,6 +304,7 @@ impl Problem for Step<'_> {
     }
 
     fn displaced(&mut self, displacement: &ByParam, inner: &mut Inner<'_>) -> Result<Grads> {
+        let started = Instant::now();
         let mut restore = Restore(Vec::new());
         {
             let _guard = no_grad_guard();
@@ -305,6 +320,7 @@ impl Problem for Step<'_> {
         }
         let result = inner(self);
         drop(restore);
+        self.left.displaced += started.elapsed();
         result
     }
 
@@ -314,6 +330,9 @@ impl Problem for Step<'_> {
             return Ok(());
         }
         self.left.gradient_norm = Some(gradients.norm()?);
+        if self.watch_gradients {
+            self.watch(&gradients.sum)?;
+        }
         self.left.changed = vec![false; self.modifiers.len()];
         self.modify(&mut gradients, Site::Gradient)?;
         for (id, gradient) in &mut gradients.sum {
@@ -342,10 +361,36 @@ impl Problem for Step<'_> {
 }
 
 impl Step<'_> {
+    /// Notes the norms of groups and the gradients of heads, before modifiers change them.
+    fn watch(&mut self, gradients: &ByParam) -> Result<()> {
+        let mut by_group: BTreeMap<&GroupId, Vec<&Tensor>> = BTreeMap::new();
+        for (id, gradient) in gradients {
+            by_group.entry(&id.group).or_default().push(gradient);
+        }
+        for (group, gradients) in by_group {
+            self.left.group_norms.push((group.clone(), global_norm(gradients.iter().copied())?));
+            // A shared head has the gradient of one modality where that trains alone.
+            let modality = match group {
+                GroupId::Head(name) => Some(name),
+                GroupId::SharedHead if self.run.len() == 1 => self.run.first(),
+                _ => None,
+            };
+            if let Some(modality) = modality {
+                let flat = gradients
+                    .iter()
+                    .map(|gradient| Ok(gradient.f_detach()?.f_reshape([-1])?))
+                    .collect::<Result<Vec<_>>>()?;
+                self.left.head_gradients.push((modality.clone(), Tensor::f_cat(&flat, 0)?));
+            }
+        }
+        Ok(())
+    }
+
     fn modify(&mut self, gradients: &mut Grads, site: Site) -> Result<()> {
         if !self.modifiers.iter().any(|m| m.plugin.site() == site) {
             return Ok(());
         }
+        let started = Instant::now();
         let wanted =
             |m: &Plugged<dyn GradientModifier>| m.plugin.needs().contains(&Need::AdditiveFusion);
         let split = if self.modifiers.iter().any(wanted) {
@@ -371,6 +416,7 @@ impl Step<'_> {
                 self.left.changed[index] = before != gradients.sum;
             }
         }
+        self.left.modify += started.elapsed();
         Ok(())
     }
 }

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mie_record::{At, Cost, Event, EventWriter, MetricsWriter, RunDir, RunLock, Summary};
+use mie_record::{
+    At, Cost, Event, EventWriter, MetricsWriter, PhaseSummary, RunDir, RunLock, Summary,
+};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::assembly::{Assembly, Plugged};
+use super::assembly::Assembly;
 use super::checkpoint::{self, Bundle};
 use super::checks;
 use super::evaluate::{Evaluation, Settings, evaluate, output_of};
@@ -22,11 +24,9 @@ use crate::config::{Resolved, SelectionSplit};
 use crate::data::{Batches, DataSource, Request, TestAccess, mix};
 use crate::error::{Error, Result, guarded};
 use crate::family::{
-    Boundary, Controller, Directive, GradientModifier, Load, Mode, Moment, Objective, Optimizer,
-    Phase, Report, Score, Split, Strategy, SubStep,
+    Boundary, Directive, Load, Mode, Moment, Phase, Report, Score, Split, SubStep,
 };
-use crate::model::Model;
-use crate::parameters::{GroupId, Parameters};
+use crate::parameters::GroupId;
 use crate::random::{Purpose, Seed};
 
 /// How a call to train ended.
@@ -60,6 +60,8 @@ pub(super) struct Cursor {
     pub(super) epoch_seconds: f64,
     pub(super) epoch_wait_seconds: f64,
     pub(super) cost: Cost,
+    /// The phases begun so far, for the summary.
+    pub(super) phases: Vec<PhaseSummary>,
     pub(super) metrics_position: u64,
     /// Modifiers that have changed a gradient so far.
     pub(super) modifiers_changed: BTreeSet<usize>,
@@ -84,6 +86,8 @@ struct Pending {
     terms: Vec<(String, Tensor)>,
     correct: Vec<(String, Tensor)>,
     gradient_norm: Option<Tensor>,
+    group_norms: Vec<(GroupId, Tensor)>,
+    cosines: Vec<(String, Tensor)>,
 }
 
 pub(super) struct Trainer<'a> {
@@ -92,13 +96,7 @@ pub(super) struct Trainer<'a> {
     pub(super) run: RunDir,
     _lock: RunLock,
     pub(super) source: Arc<DataSource>,
-    pub(super) model: Model,
-    pub(super) parameters: Parameters,
-    pub(super) objectives: Vec<Plugged<dyn Objective>>,
-    pub(super) optimizer: Plugged<dyn Optimizer>,
-    pub(super) modifiers: Vec<Plugged<dyn GradientModifier>>,
-    pub(super) controllers: Vec<Plugged<dyn Controller>>,
-    pub(super) strategy: Plugged<dyn Strategy>,
+    pub(super) built: Assembly,
     pub(super) cursor: Cursor,
     /// Selection on the test split was asked for.
     access: Option<TestAccess>,
@@ -107,6 +105,10 @@ pub(super) struct Trainer<'a> {
     pub(super) board: Option<EventWriter>,
     pending: Vec<Pending>,
     latest_loss: Option<f64>,
+    /// Samples of this epoch whose values were read back.
+    read_samples: u64,
+    /// Gradients of heads on the current batch, when watched.
+    head_gradients: Vec<(String, Tensor)>,
     finished: Option<Summary>,
     pub(super) last_wall: Instant,
     /// Files that the checkpoint before the last one refers to.
@@ -125,22 +127,20 @@ impl<'a> Trainer<'a> {
         let experiment = &resolved.experiment;
         let device = options.device;
         let source = Arc::new(super::open_data(experiment, &options.data_dir)?);
-        let assembly = Assembly::build(
+        let built = Assembly::build(
             experiment,
             &source.layouts,
             &source.fillers,
             source.classes().len(),
             device,
         )?;
-        checks::check_splits(experiment, &assembly.wanted, &source)?;
+        built.check(experiment, Some(&source))?;
         let oracle = experiment.selection.split == SelectionSplit::Test;
         let run = open_directory(resolved, options)?;
         let lock = run.lock()?;
         run.remove_temporaries()?;
-        let cursor = Cursor {
-            factors: vec![BTreeMap::new(); assembly.controllers.len()],
-            ..Cursor::default()
-        };
+        let cursor =
+            Cursor { factors: vec![BTreeMap::new(); built.controllers.len()], ..Cursor::default() };
         let finished = run.read_summary()?;
         observer.started(&run, finished.is_some());
         let mut trainer = Self {
@@ -152,17 +152,13 @@ impl<'a> Trainer<'a> {
             run,
             _lock: lock,
             source,
-            model: assembly.model,
-            parameters: assembly.parameters,
-            objectives: assembly.objectives,
-            optimizer: assembly.optimizer,
-            modifiers: assembly.modifiers,
-            controllers: assembly.controllers,
-            strategy: assembly.strategy,
+            built,
             cursor,
             access: oracle.then(TestAccess::granted),
             pending: Vec::new(),
             latest_loss: None,
+            read_samples: 0,
+            head_gradients: Vec::new(),
             finished,
             last_wall: started,
             kept: BTreeSet::new(),
@@ -199,13 +195,16 @@ impl<'a> Trainer<'a> {
             if self.cursor.phase.is_none() {
                 let report = Report {
                     phase: self.cursor.phase_index,
-                    modalities: self.model.modalities(),
+                    modalities: self.built.model.modalities(),
                     best: self.cursor.best.as_ref().map(|best| best.score),
                 };
-                let strategy = &mut self.strategy;
+                let strategy = &mut self.built.strategy;
                 let next = guarded(&strategy.name, || strategy.plugin.next(&report))?;
                 let Some(phase) = next else { break };
-                self.start_phase(checks::checked(phase, &self.model.modalities())?, observer)?;
+                self.start_phase(
+                    checks::checked(phase, &self.built.model.modalities())?,
+                    observer,
+                )?;
             }
             let epochs = self.cursor.phase.as_ref().map_or(0, |phase| phase.epochs);
             while self.cursor.epoch < epochs && !self.cursor.end_phase {
@@ -235,7 +234,7 @@ impl<'a> Trainer<'a> {
             self.cursor.best = None;
         }
         if phase.reset_optimizer {
-            self.optimizer.plugin.reset();
+            self.built.optimizer.plugin.reset();
             self.cursor.factors.iter_mut().for_each(BTreeMap::clear);
         }
         // What training reached belongs to the phase before: other modalities, other weights.
@@ -250,6 +249,12 @@ impl<'a> Trainer<'a> {
             source: (!phase.source.is_empty()).then(|| phase.source.clone()),
             epochs: phase.epochs,
         };
+        self.cursor.phases.push(PhaseSummary {
+            label: phase.label.clone(),
+            modalities: phase.trained(),
+            source: phase.source.clone(),
+            ..PhaseSummary::default()
+        });
         self.cursor.phase = Some(phase);
         self.record(&event, observer)?;
         self.refresh(Moment::PhaseStart, observer)?;
@@ -265,9 +270,11 @@ impl<'a> Trainer<'a> {
             self.cursor.epoch_samples = 0;
             self.cursor.epoch_seconds = 0.0;
             self.cursor.epoch_wait_seconds = 0.0;
+            self.latest_loss = None;
             self.refresh(Moment::EpochStart, observer)?;
             self.control(Moment::EpochStart, observer)?;
         }
+        self.read_samples = self.cursor.epoch_samples;
         let started = Instant::now();
         let data = &self.resolved.experiment.data;
         let mut batches = Batches::start(
@@ -294,6 +301,7 @@ impl<'a> Trainer<'a> {
             for (index, sub_step) in phase.sub_steps.iter().enumerate() {
                 self.step(&batch, sub_step, index as u64, observer)?;
             }
+            self.head_gradients.clear();
             self.cursor.step += 1;
             self.cursor.global_step += 1;
             self.cursor.cost.samples_seen += batch.len() as u64;
@@ -304,12 +312,7 @@ impl<'a> Trainer<'a> {
                 self.flush(observer)?;
             }
             self.control(Moment::StepEnd, observer)?;
-            let progress = StepProgress {
-                done: self.cursor.step,
-                total,
-                global_step: self.cursor.global_step,
-                loss: self.latest_loss,
-            };
+            let progress = self.progress(total);
             flow = observer.step(&progress);
             let every = self.resolved.experiment.run.checkpoint_every_steps;
             let due = every > 0 && self.cursor.global_step.is_multiple_of(every);
@@ -328,6 +331,24 @@ impl<'a> Trainer<'a> {
         drop(batches);
         self.end_epoch(&phase, observer)?;
         Ok(flow)
+    }
+
+    fn progress(&self, total: u64) -> StepProgress {
+        let read = self.read_samples.max(1) as f64;
+        let accuracy = |(name, sum): (&String, &f64)| {
+            let output = name.strip_suffix(".accuracy")?;
+            Some((output.to_owned(), sum / read))
+        };
+        StepProgress {
+            phase: self.cursor.phase.as_ref().map(|phase| phase.label.clone()).unwrap_or_default(),
+            epoch: self.cursor.epoch,
+            done: self.cursor.step,
+            total,
+            global_step: self.cursor.global_step,
+            samples: self.cursor.epoch_samples,
+            loss: self.latest_loss,
+            accuracy: self.cursor.epoch_sums.iter().filter_map(accuracy).collect(),
+        }
     }
 
     /// Books time spent in the current epoch.
@@ -350,10 +371,10 @@ impl<'a> Trainer<'a> {
         index: u64,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let mut active = self.model.groups_of(&sub_step.modalities, &self.parameters);
+        let mut active = self.built.model.groups_of(&sub_step.modalities, &self.built.parameters);
         // A frozen group keeps its normalisation statistics as well.
-        active.retain(|id| self.parameters.group(id).is_some_and(|group| !group.frozen));
-        if self.parameters.trainable(&active).next().is_none() {
+        active.retain(|id| self.built.parameters.group(id).is_some_and(|group| !group.frozen));
+        if self.built.parameters.trainable(&active).next().is_none() {
             return Ok(());
         }
         let mixed = self.mixed(batch, sub_step, index)?;
@@ -361,16 +382,16 @@ impl<'a> Trainer<'a> {
         let first_of_phase = self.cursor.epoch == 0 && self.cursor.step == 0;
         // A modifier may be idle at first: it is watched until it has changed something.
         let every = self.resolved.experiment.run.log_every_steps;
-        let idle = self.cursor.modifiers_changed.len() < self.modifiers.len();
+        let idle = self.cursor.modifiers_changed.len() < self.built.modifiers.len();
         let watch = first_of_phase || (idle && self.cursor.global_step.is_multiple_of(every));
         let mut step = Step {
-            model: &self.model,
-            parameters: &self.parameters,
+            model: &self.built.model,
+            parameters: &self.built.parameters,
             batch,
             active: &active,
             run: sub_step.modalities.iter().cloned().collect(),
-            objectives: &mut self.objectives,
-            modifiers: &mut self.modifiers,
+            objectives: &self.built.objectives,
+            modifiers: &mut self.built.modifiers,
             factors: &self.cursor.factors,
             term_weights: &self.cursor.term_weights,
             seed: Seed(self.resolved.experiment.seed),
@@ -378,15 +399,22 @@ impl<'a> Trainer<'a> {
             number: self.cursor.global_step,
             part: index,
             watch_modifiers: watch,
+            // A step counts itself in the record.
+            watch_gradients: (self.cursor.global_step + 1).is_multiple_of(every),
             left: Left::default(),
         };
-        let optimizer = &mut self.optimizer;
+        let optimizer = &mut self.built.optimizer;
         guarded(&optimizer.name, || optimizer.plugin.step(&mut step))?;
-        let left = step.left;
+        let mut left = step.left;
+        for (objective, notes) in self.built.objectives.iter_mut().zip(left.notes.drain(..)) {
+            guarded(&objective.name, || objective.plugin.observe(&notes))?;
+        }
         let cost = &mut self.cursor.cost;
         cost.steps += 1;
         cost.forward_passes += left.forward_passes;
         cost.backward_passes += left.backward_passes;
+        cost.displaced_seconds += left.displaced.as_secs_f64();
+        cost.modify_seconds += left.modify.as_secs_f64();
         for (index, _) in left.changed.iter().enumerate().filter(|(_, changed)| **changed) {
             self.cursor.modifiers_changed.insert(index);
         }
@@ -419,16 +447,30 @@ impl<'a> Trainer<'a> {
             let hits = logits.f_argmax(-1, false)?.f_eq_tensor(&batch.targets.labels)?;
             correct.push((format!("{name}.accuracy"), hits.f_sum(Kind::Double)?));
         }
+        let mut cosines = Vec::new();
+        for (name, gradient) in left.head_gradients {
+            for (other, before) in &self.head_gradients {
+                if *other != name && gradient.size() == before.size() {
+                    let (first, second) =
+                        if *other < name { (other, &name) } else { (&name, other) };
+                    let cosine = Tensor::f_cosine_similarity(&gradient, before, 0, 1e-12)?;
+                    cosines.push((format!("{first}|{second}"), cosine));
+                }
+            }
+            self.head_gradients.push((name, gradient));
+        }
         let scale = active.iter().next().map_or(1.0, |group| factor(&self.cursor.factors, group));
         // A step counts itself, as evaluations after it do.
         let at = At { step: self.cursor.global_step + 1, ..self.at() };
         self.pending.push(Pending {
             at,
-            learning_rate: self.optimizer.plugin.learning_rate() * scale,
+            learning_rate: self.built.optimizer.plugin.learning_rate() * scale,
             samples: batch.len() as u64,
             terms: left.terms,
             correct,
             gradient_norm: left.gradient_norm,
+            group_norms: left.group_norms,
+            cosines,
         });
         Ok(())
     }
@@ -455,16 +497,23 @@ impl<'a> Trainer<'a> {
                 finite("gradient norm", norm, pending.at.step)?;
             }
             self.latest_loss = Some(loss);
+            let read = |(name, value): (String, Tensor)| (name, value.double_value(&[]));
+            let groups = pending.group_norms.into_iter();
             if pending.at.step.is_multiple_of(self.resolved.experiment.run.log_every_steps) {
                 let event = Event::Step {
                     at: pending.at,
                     terms,
                     gradient_norm,
+                    group_gradient_norms: groups
+                        .map(|(group, norm)| read((group.to_string(), norm)))
+                        .collect(),
+                    head_gradient_cosines: pending.cosines.into_iter().map(read).collect(),
                     learning_rate: pending.learning_rate,
                 };
                 self.record(&event, observer)?;
             }
         }
+        self.read_samples = self.cursor.epoch_samples;
         Ok(())
     }
 
@@ -490,6 +539,7 @@ impl<'a> Trainer<'a> {
             self.evaluate(split, self.access, observer)?;
             self.select(phase, split, observer)?;
         }
+        self.note_phase();
         self.control(Moment::EpochEnd, observer)?;
         self.cursor.epoch += 1;
         self.cursor.step = 0;
@@ -501,13 +551,30 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Notes how far the phase has come.
+    fn note_phase(&mut self) {
+        let prefix = match self.resolved.experiment.selection.split.split() {
+            Some(split) => format!("{}.", split.name()),
+            None => return,
+        };
+        let accuracy = self.cursor.scores.iter().filter_map(|(name, value)| {
+            let output = name.strip_prefix(&prefix)?.strip_suffix(".accuracy")?;
+            Some((output.to_owned(), *value))
+        });
+        let accuracy = accuracy.collect();
+        let epochs = self.cursor.epoch + 1;
+        if let Some(phase) = self.cursor.phases.last_mut() {
+            (phase.epochs, phase.accuracy) = (epochs, accuracy);
+        }
+    }
+
     fn evaluate(
         &mut self,
         split: Split,
         access: Option<TestAccess>,
         observer: &mut dyn Observer,
     ) -> Result<Evaluation> {
-        let evaluation = evaluate(&self.model, &self.source, split, &self.settings, access)?;
+        let evaluation = evaluate(&self.built.model, &self.source, split, &self.settings, access)?;
         self.cursor.cost.evaluate_seconds += evaluation.seconds;
         let outputs = evaluation.metrics();
         for (name, metrics) in &outputs {
@@ -540,9 +607,10 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let name = self.score_name(&phase.score);
-        let mut bundle = Bundle::default();
-        bundle.put("weights", self.weights()?);
-        bundle.write(&checkpoint::best_path(&self.run, self.cursor.global_step))?;
+        let started = Instant::now();
+        let file = checkpoint::best_path(&self.run, self.cursor.global_step);
+        self.model_state()?.write(&file)?;
+        self.cursor.cost.save_seconds += started.elapsed().as_secs_f64();
         let at = self.at();
         self.record(&Event::Best { at, score_name: name.clone(), score }, observer)?;
         self.cursor.best = Some(Best { score, name, at });
@@ -559,18 +627,17 @@ impl<'a> Trainer<'a> {
     }
 
     /// Loads the best weights so far; leaves the current ones where nothing was selected.
-    fn load_best(&self) -> Result<()> {
+    fn load_best(&mut self) -> Result<()> {
         let Some(best) = &self.cursor.best else { return Ok(()) };
         let file = checkpoint::best_path(&self.run, best.at.step);
-        self.parameters.import(&checkpoint::read_weights(&file)?)
+        checkpoint::load_model(&file, &mut self.built.model, &self.built.parameters, self.device)
     }
 
     fn finish(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         self.load_best()?;
-        let mut bundle = Bundle::default();
-        bundle.put("weights", self.weights()?);
-        bundle.write(&checkpoint::selected_path(&self.run))?;
+        self.model_state()?.write(&checkpoint::selected_path(&self.run))?;
         let inert: Vec<String> = self
+            .built
             .modifiers
             .iter()
             .enumerate()
@@ -612,6 +679,7 @@ impl<'a> Trainer<'a> {
             best: best.map_or_else(|| self.at(), |best| best.at),
             outputs,
             confusion,
+            phases: std::mem::take(&mut self.cursor.phases),
             cost: self.cursor.cost,
         };
         self.run.write_summary(&summary)?;
@@ -620,74 +688,56 @@ impl<'a> Trainer<'a> {
     }
 
     fn refresh(&mut self, moment: Moment, observer: &mut dyn Observer) -> Result<()> {
+        let started = Instant::now();
         let at = self.boundary(moment);
-        let mut warnings = Vec::new();
-        for index in 0..self.objectives.len() {
-            let started = Instant::now();
-            let objective = &mut self.objectives[index];
-            let mut run = Operations::new(
-                &self.resolved.experiment,
-                &self.source,
-                &self.model,
-                &self.parameters,
-                self.device,
-                &mut self.cursor,
-                &mut warnings,
-            );
+        let (mut warnings, mut fresh) = (Vec::new(), Vec::new());
+        let Assembly { model, parameters, objectives, modifiers, .. } = &mut self.built;
+        let experiment = &self.resolved.experiment;
+        let cursor = &mut self.cursor;
+        let (source, device) = (&self.source, self.device);
+        let mut run =
+            Operations::new(experiment, source, model, parameters, device, cursor, &mut warnings);
+        for objective in objectives {
             guarded(&objective.name, || objective.plugin.refresh(&mut run, &at))?;
-            self.cursor.cost.refresh_seconds += started.elapsed().as_secs_f64();
         }
-        for index in 0..self.modifiers.len() {
+        for (index, modifier) in modifiers.iter_mut().enumerate() {
             let started = Instant::now();
-            let modifier = &mut self.modifiers[index];
-            let mut run = Operations::new(
-                &self.resolved.experiment,
-                &self.source,
-                &self.model,
-                &self.parameters,
-                self.device,
-                &mut self.cursor,
-                &mut warnings,
-            );
             let report = guarded(&modifier.name, || modifier.plugin.refresh(&mut run, &at))?;
-            let Some(report) = report else { continue };
-            let seconds = started.elapsed().as_secs_f64();
-            self.cursor.cost.refresh_seconds += seconds;
-            let state = modifier.plugin.refreshed()?;
-            let plugin = modifier.name.clone();
+            if let Some(report) = report {
+                let (name, state) = (modifier.name.clone(), modifier.plugin.refreshed()?);
+                fresh.push((index, name, state, report, started.elapsed().as_secs_f64()));
+            }
+        }
+        self.cursor.cost.refresh_seconds += started.elapsed().as_secs_f64();
+        for (index, plugin, state, report, seconds) in fresh {
             let file = format!("phase{}-epoch{}-modifier{index}", at.phase, at.epoch);
             let mut bundle = Bundle::default();
             bundle.put("refreshed", state);
             bundle.write(&checkpoint::refresh_path(&self.run, &file))?;
             self.cursor.refreshed.insert(index, file);
-            let event = Event::Refresh { at: self.at(), plugin, report, seconds };
-            self.record(&event, observer)?;
+            self.record(&Event::Refresh { at: self.at(), plugin, report, seconds }, observer)?;
         }
         self.warn_all(warnings, observer)
     }
 
     fn control(&mut self, moment: Moment, observer: &mut dyn Observer) -> Result<()> {
-        if self.controllers.is_empty() {
+        if self.built.controllers.is_empty() {
             return Ok(());
         }
         let at = self.boundary(moment);
-        let mut warnings = Vec::new();
-        for index in 0..self.controllers.len() {
-            let controller = &mut self.controllers[index];
-            let mut run = Operations::new(
-                &self.resolved.experiment,
-                &self.source,
-                &self.model,
-                &self.parameters,
-                self.device,
-                &mut self.cursor,
-                &mut warnings,
-            );
-            let directives = guarded(&controller.name, || controller.plugin.after(&at, &mut run))?;
-            let name = controller.name.clone();
-            for directive in directives {
-                self.obey(index, &name, directive)?;
-            }
+        let (mut warnings, mut directives) = (Vec::new(), Vec::new());
+        let Assembly { model, parameters, controllers, .. } = &mut self.built;
+        let experiment = &self.resolved.experiment;
+        let cursor = &mut self.cursor;
+        let (source, device) = (&self.source, self.device);
+        let mut run =
+            Operations::new(experiment, source, model, parameters, device, cursor, &mut warnings);
+        for (index, controller) in controllers.iter_mut().enumerate() {
+            let asked = guarded(&controller.name, || controller.plugin.after(&at, &mut run))?;
+            directives.extend(asked.into_iter().map(|ask| (index, controller.name.clone(), ask)));
+        }
+        for (index, name, directive) in directives {
+            self.obey(index, &name, directive)?;
         }
         self.warn_all(warnings, observer)
     }
@@ -703,7 +753,7 @@ impl<'a> Trainer<'a> {
                 self.cursor.factors[controller].insert(key, factor);
             }
             Directive::Freeze(group) | Directive::Thaw(group)
-                if self.parameters.group(&group).is_none() =>
+                if self.built.parameters.group(&group).is_none() =>
             {
                 return impossible(format!("the unknown group `{group}`"));
             }
@@ -718,7 +768,7 @@ impl<'a> Trainer<'a> {
     }
 
     pub(super) fn set_frozen(&mut self, group: &GroupId, frozen: bool) {
-        if let Some(group) = self.parameters.group_mut(group) {
+        if let Some(group) = self.built.parameters.group_mut(group) {
             group.frozen = frozen;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{Boundary, Need, Persist, RunOps};
+use super::{Boundary, Need, Persist, RunOps, RunShape};
 use crate::catalogue::plugin_family;
 use crate::error::Result;
 use crate::parameters::GroupId;
@@ -59,9 +59,12 @@ pub trait Controller: Persist + Send {
         &[]
     }
 
-    /// Scores it watches, e.g. `valid.fused.accuracy`; held against those the run will have.
-    fn watches(&self) -> Vec<String> {
-        Vec::new()
+    /// Holds its options against the run, before the first step.
+    ///
+    /// # Errors
+    /// When an option names what the run does not have.
+    fn check(&self, _run: &RunShape) -> Result<()> {
+        Ok(())
     }
 
     /// Reacts to a boundary.

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use super::{Boundary, Need, Persist, RunOps, State};
+use super::{Boundary, Need, Persist, RunOps, RunShape, State};
 use crate::batch::{ByModality, Outputs};
 use crate::catalogue::plugin_family;
 use crate::error::Result;
@@ -58,6 +58,14 @@ pub trait GradientModifier: Persist + Send {
     /// What it cannot do without.
     fn needs(&self) -> &'static [Need] {
         &[]
+    }
+
+    /// Holds its options against the run, before the first step.
+    ///
+    /// # Errors
+    /// When an option names what the run does not have.
+    fn check(&self, _run: &RunShape) -> Result<()> {
+        Ok(())
     }
 
     /// Where it acts.

@@ -36,6 +36,7 @@ use tch::Tensor;
 use crate::batch::{Outputs, Spec};
 use crate::error::{Error, Result};
 use crate::layers::{Layer, Probe};
+use crate::parameters::GroupId;
 use crate::random::Seed;
 
 /// What a plugin must save to go on exactly where it stopped.
@@ -109,6 +110,70 @@ pub enum Need {
     SeveralModalities,
     /// Gradients of each loss term apart; the engine computes them when a modifier says so.
     GradientsByTerm,
+}
+
+/// What is known of a run before its first step, for plugins to hold their options against.
+#[derive(Debug, Clone, Default)]
+pub struct RunShape {
+    /// Layers of each modality in forward order: encoder, projection, head.
+    pub layers: BTreeMap<String, Vec<Layer>>,
+    /// Groups of parameters.
+    pub groups: BTreeSet<GroupId>,
+    /// The phases, as if no phase ended early.
+    pub phases: Vec<Phase>,
+    /// Names of the loss terms.
+    pub terms: BTreeSet<String>,
+    /// Names of the scores that controllers can watch.
+    pub scores: BTreeSet<String>,
+    /// Samples of a training batch.
+    pub batch_size: usize,
+    /// Training samples; absent where a configuration is checked without its data.
+    pub training_samples: Option<usize>,
+}
+
+impl RunShape {
+    /// Expects `found`, the value of `option`, to be a modality of the run.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] that lists the modalities there are.
+    pub fn expect_modality(&self, option: &str, found: &str) -> Result<()> {
+        expect_known(option, found, "modality", self.layers.keys())
+    }
+
+    /// Expects `found`, the value of `option`, to be a score of the run.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] that lists the scores there are.
+    pub fn expect_score(&self, option: &str, found: &str) -> Result<()> {
+        expect_known(option, found, "score", &self.scores)
+    }
+
+    /// Expects `found`, the value of `option`, to be a loss term of the run.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] that lists the terms there are.
+    pub fn expect_term(&self, option: &str, found: &str) -> Result<()> {
+        expect_known(option, found, "loss term", &self.terms)
+    }
+}
+
+fn expect_known<'a>(
+    option: &str,
+    found: &str,
+    what: &str,
+    known: impl IntoIterator<Item = &'a String>,
+) -> Result<()> {
+    let known: Vec<&str> = known.into_iter().map(String::as_str).collect();
+    if known.contains(&found) {
+        return Ok(());
+    }
+    let meant = crate::config::closest(found, known.iter().copied());
+    let meant = meant.map_or_else(String::new, |name| format!("did you mean `{name}`? "));
+    let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+    Err(Error::refused(
+        format!("`{option}` names `{found}`, and the run has no {what} of this name"),
+        format!("{meant}name one of {}", known.join(", ")),
+    ))
 }
 
 /// Where a run stands when plugins are called between steps.
@@ -198,4 +263,4 @@ pub trait RunOps {
 }
 
 /// Groups that take part in a step.
-pub type Active = BTreeSet<crate::parameters::GroupId>;
+pub type Active = BTreeSet<GroupId>;

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use super::{Boundary, Need, Persist, RunOps};
+use super::{Boundary, Need, Persist, RunOps, RunShape};
 use crate::batch::{Outputs, Spec, Targets};
 use crate::catalogue::plugin_family;
 use crate::error::Result;
@@ -74,13 +74,21 @@ pub trait Objective: Persist + Send {
         &[]
     }
 
+    /// Holds its options against the run, before the first step.
+    ///
+    /// # Errors
+    /// When an option names what the run does not have.
+    fn check(&self, _run: &RunShape) -> Result<()> {
+        Ok(())
+    }
+
     /// Computes the terms; called once for every gradient, so twice a step under SAM.
     ///
     /// # Errors
     /// When an output it needs is missing.
     fn terms(&self, forward: &mut dyn Forward, notes: &mut Notes) -> Result<Vec<Term>>;
 
-    /// Learns from the notes of a step's first pass; called once a step.
+    /// Learns from the notes of a step's first pass; called once, when the step is made.
     ///
     /// # Errors
     /// When libtorch refuses.

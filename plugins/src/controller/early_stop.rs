@@ -62,12 +62,12 @@ struct EarlyStop {
 }
 
 impl Controller for EarlyStop {
-    fn watches(&self) -> Vec<String> {
-        vec![self.watch.name().to_owned()]
-    }
-
     fn needs(&self) -> &'static [Need] {
         self.watch.needs()
+    }
+
+    fn check(&self, run: &RunShape) -> Result<()> {
+        run.expect_score("watch", self.watch.name())
     }
 
     fn after(&mut self, at: &Boundary, _run: &mut dyn RunOps) -> Result<Vec<Directive>> {

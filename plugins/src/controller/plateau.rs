@@ -110,12 +110,12 @@ impl Plateau {
 }
 
 impl Controller for Plateau {
-    fn watches(&self) -> Vec<String> {
-        vec![self.watch.name().to_owned()]
-    }
-
     fn needs(&self) -> &'static [Need] {
         self.watch.needs()
+    }
+
+    fn check(&self, run: &RunShape) -> Result<()> {
+        run.expect_score("watch", self.watch.name())
     }
 
     fn after(&mut self, at: &Boundary, _run: &mut dyn RunOps) -> Result<Vec<Directive>> {

@@ -1,6 +1,6 @@
 //! The flat gradient modification: shrinks a modality's gradients along another's sharp directions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mie_core::prelude::*;
 use mie_core::projection::{Covariance, CovarianceKind, Precision, Projection, Solver, project};
@@ -285,6 +285,38 @@ impl GradientModifier for SvdFlat {
         &[Need::SeveralModalities]
     }
 
+    fn check(&self, run: &RunShape) -> Result<()> {
+        for name in &self.config.targets {
+            run.expect_modality("targets", name)?;
+        }
+        if run.phases.iter().all(|phase| phase.source.is_empty()) {
+            return Err(Error::refused(
+                "no phase of the strategy has a source modality to learn flat directions from",
+                "choose a strategy that names one, such as `staged`, or remove the plugin",
+            ));
+        }
+        if let Scope::Layers(patterns) = &self.config.scope {
+            let names = || run.layers.values().flatten().map(Layer::local_name);
+            let idle = |pattern: &&String| !names().any(|name| matches_glob(pattern, name));
+            if let Some(pattern) = patterns.iter().find(idle) {
+                let known: BTreeSet<_> = names().map(|name| format!("`{name}`")).collect();
+                let known: Vec<_> = known.into_iter().collect();
+                return Err(Error::refused(
+                    format!("`scope.layers` has `{pattern}`, which matches no layer of the run"),
+                    format!("match some of {}", known.join(", ")),
+                ));
+            }
+        }
+        let size = self.config.covariance_batch_size.unwrap_or(run.batch_size);
+        match run.training_samples {
+            Some(samples) if samples < size => Err(Error::refused(
+                format!("{samples} training samples do not fill a covariance batch of {size}"),
+                "lower `covariance_batch_size`",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn modify(&mut self, gradients: &mut Grads, _step: &StepView<'_>) -> Result<()> {
         for (id, gradient) in &mut gradients.sum {
             for projection in self.projections.get(&*id.path).into_iter().flatten() {
@@ -297,15 +329,6 @@ impl GradientModifier for SvdFlat {
     fn refresh(&mut self, run: &mut dyn RunOps, at: &Boundary) -> Result<Option<Value>> {
         if at.moment != Moment::PhaseStart {
             return Ok(None);
-        }
-        if at.phase == 0 {
-            let known = run.modalities();
-            if let Some(unknown) = self.config.targets.iter().find(|name| !known.contains(name)) {
-                return Err(Error::refused(
-                    format!("targets names `{unknown}`, which the run does not have"),
-                    format!("name some of {known:?}"),
-                ));
-            }
         }
         let had = !self.projections.is_empty();
         self.projections.clear();
@@ -627,11 +650,40 @@ mod tests {
             assert!(plugin.projections.is_empty() && run.requests.is_empty());
             assert_eq!(report, Value::Null);
         }
-        let mut plugin =
-            plugin(SvdFlatConfig { targets: vec!["vidoe".to_owned()], ..SvdFlatConfig::default() });
-        let error =
-            plugin.refresh(&mut MadeUp::text_and_image(), &phase(0, "text", &[])).unwrap_err();
-        assert!(error.to_string().contains("targets names `vidoe`"), "{error}");
+    }
+
+    #[test]
+    fn options_that_fit_nothing_in_the_run_are_refused_before_training() {
+        let shape = |source: &[&str]| RunShape {
+            layers: MadeUp::text_and_image().layers,
+            phases: vec![Phase {
+                label: "image".to_owned(),
+                sub_steps: Vec::new(),
+                epochs: 1,
+                load: Load::Last,
+                reset_optimizer: true,
+                source: source.iter().map(|name| (*name).to_owned()).collect(),
+                score: Score::Fused,
+            }],
+            batch_size: 8,
+            training_samples: Some(12),
+            ..RunShape::default()
+        };
+        let base = SvdFlatConfig::default;
+        let refusal = |config, source: &[&str]| {
+            plugin(config).check(&shape(source)).map_err(|error| error.to_string())
+        };
+        assert_eq!(refusal(base(), &["text"]), Ok(()));
+        let targets = vec!["imgae".to_owned()];
+        let error = refusal(SvdFlatConfig { targets, ..base() }, &["text"]).unwrap_err();
+        assert!(error.contains("`imgae`") && error.contains("mean `image`?"), "{error}");
+        let scope = Scope::Layers(vec!["fc*".to_owned(), "layer4.*".to_owned()]);
+        let error = refusal(SvdFlatConfig { scope, ..base() }, &["text"]).unwrap_err();
+        assert!(error.contains("`layer4.*`") && error.contains("`fc1`"), "{error}");
+        let covariance_batch_size = Some(13);
+        let config = SvdFlatConfig { covariance_batch_size, ..base() };
+        assert!(refusal(config, &["text"]).unwrap_err().contains("12 training samples"));
+        assert!(refusal(base(), &[]).unwrap_err().contains("no phase"));
     }
 
     #[test]
