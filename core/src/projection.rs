@@ -188,11 +188,15 @@ pub struct SpectrumReport {
     pub largest_share: Option<f64>,
     /// Whether the spectrum is flat, so that `P` is the identity.
     pub flat: bool,
-    /// Solver that succeeded, with its number format and device.
+    /// Solver whose result was taken, with its number format and device.
     pub solver: String,
-    /// Residual `||C V - V diag(s)||_F / ||C||_F`: how exact the decomposition is.
+    /// Residual `||C - V diag(s) V^T||_F / ||C||_F`: how exact the decomposition is.
     pub residual: f64,
-    /// Attempts that failed before, with libtorch's reason.
+    /// Distance `||V^T V - I||_F / sqrt(width)` of the eigenvectors from an orthonormal basis.
+    pub orthogonality: f64,
+    /// Largest residual and distance that are taken for exact (see [`project`]).
+    pub tolerance: f64,
+    /// Attempts passed over before, with the reason.
     pub failed: Vec<String>,
     /// Wall time of the decomposition in seconds.
     pub seconds: f64,
@@ -224,15 +228,25 @@ impl Projection {
     }
 }
 
-/// Computes `P` from a covariance.
+/// Computes `P` from the covariance of the inputs of `layer`.
 ///
 /// Tries the named solver in the covariance's own number format, then in f64, then on the CPU,
-/// then the other solver; never falls back to the identity.
+/// then the other solver, and takes the first result that is exact; never the identity in place
+/// of one. With `e` the spacing of numbers at 1 in the format of the attempt and `d` the width,
+/// exact means
+///
+/// ```text
+/// ||C - V diag(s) V^T||_F / ||C||_F <= t    ||V^T V - I||_F / sqrt(d) <= t    t = 100 sqrt(d) e
+/// ```
+///
+/// which a working LAPACK keeps with a wide margin (measured: 13 where this has 100).
 ///
 /// # Errors
-/// [`Error::Range`] for a negative `alpha`; [`Error::NonFinite`] when the covariance is not
-/// finite; [`Error::Torch`] when every attempt failed.
+/// [`Error::Range`] for a negative `alpha`; [`Error::Shape`], before any decomposition, when the
+/// covariance has entries that are not finite; [`Error::Torch`] when no attempt was exact. The
+/// last two name the layer.
 pub fn project(
+    layer: &str,
     covariance: &Covariance,
     alpha: f64,
     solver: Solver,
@@ -241,41 +255,157 @@ pub fn project(
     let _guard = no_grad_guard();
     let started = Instant::now();
     let matrix = covariance.matrix();
-    if !matrix.f_norm()?.double_value(&[]).is_finite() {
-        return Err(Error::NonFinite {
-            what: "covariance of a layer's inputs".to_owned(),
-            step: 0,
-            detail: "the model's features have diverged; lower the learning rate".to_owned(),
-        });
+    ensure_finite(layer, matrix)?;
+    let scale = power_of_two(matrix)?;
+    let matrix = matrix.f_div_scalar(scale)?;
+    let ladder = Attempt::ladder(&matrix, solver);
+    let taken = first_exact(layer, &matrix, ladder, &Attempt::decompose)?;
+    let spectrum = Spectrum::new(taken.found.values, matrix.kind())?;
+    let projection = spectrum.projection(&taken.found.vectors, alpha)?;
+    let report = SpectrumReport {
+        width: matrix.size()[0],
+        batches: covariance.batches(),
+        largest: spectrum.largest * scale,
+        mean: spectrum.mean * scale,
+        smallest: spectrum.smallest * scale,
+        rank: spectrum.rank()?,
+        largest_share: (spectrum.mean > 0.0)
+            .then(|| spectrum.largest / (spectrum.mean * matrix.size()[0] as f64)),
+        flat: spectrum.flat,
+        solver: taken.attempt.to_string(),
+        residual: taken.residuals.residual,
+        orthogonality: taken.residuals.orthogonality,
+        tolerance: taken.residuals.tolerance,
+        failed: taken.failed,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    Ok((Projection::Dense(projection), report))
+}
+
+/// Refuses a covariance that LAPACK might never return from.
+fn ensure_finite(layer: &str, matrix: &Tensor) -> Result<()> {
+    let finite = matrix.f_isfinite()?.f_sum(Kind::Int64)?.int64_value(&[]);
+    let entries = matrix.numel() as i64;
+    if finite == entries {
+        return Ok(());
     }
+    Err(Error::Shape {
+        what: format!("covariance of the inputs of layer `{layer}`"),
+        expected: "finite entries".to_owned(),
+        found: format!(
+            "{} of {entries} that are not finite; the features have diverged (lower the learning \
+             rate or the SAM radius, or check the inputs), or their squares do not fit into f32 \
+             (set `precision` to \"f64\")",
+            entries - finite
+        ),
+    })
+}
+
+/// Finds the power of two just below the largest entry; 1 for a matrix of zeros.
+///
+/// `P` does not depend on the scale of `C`, and dividing by a power of two loses no bit, while
+/// norms of very large or small entries would leave the range of their format.
+fn power_of_two(matrix: &Tensor) -> Result<f64> {
+    let largest = matrix.f_abs()?.f_max()?.double_value(&[]);
+    Ok(if largest > 0.0 { largest.log2().floor().exp2() } else { 1.0 })
+}
+
+/// A result that was taken, and the way to it.
+struct Taken {
+    found: Decomposition,
+    attempt: Attempt,
+    residuals: Residuals,
+    failed: Vec<String>,
+}
+
+/// Makes the attempts in order until a result is exact.
+fn first_exact(
+    layer: &str,
+    matrix: &Tensor,
+    ladder: Vec<Attempt>,
+    decompose: &dyn Fn(&Attempt, &Tensor) -> Result<Decomposition>,
+) -> Result<Taken> {
     let mut failed = Vec::new();
-    for attempt in Attempt::ladder(matrix, solver) {
-        match attempt.decompose(matrix) {
-            Ok((values, vectors)) => {
-                let spectrum = Spectrum::new(values)?;
-                let residual = residual(matrix, &spectrum.values, &vectors)?;
-                let projection = spectrum.projection(&vectors, alpha)?;
-                let report = SpectrumReport {
-                    width: matrix.size()[0],
-                    batches: covariance.batches(),
-                    largest: spectrum.largest,
-                    mean: spectrum.mean,
-                    smallest: spectrum.smallest,
-                    rank: spectrum.rank()?,
-                    largest_share: (spectrum.mean > 0.0)
-                        .then(|| spectrum.largest / (spectrum.mean * matrix.size()[0] as f64)),
-                    flat: spectrum.flat,
-                    solver: attempt.to_string(),
-                    residual,
-                    failed,
-                    seconds: started.elapsed().as_secs_f64(),
-                };
-                return Ok((Projection::Dense(projection), report));
+    for attempt in ladder {
+        let measured = decompose(&attempt, matrix).and_then(|found| {
+            let residuals = found.residuals(matrix)?;
+            Ok((found, residuals))
+        });
+        match measured {
+            Ok((found, residuals)) if residuals.exact() => {
+                return Ok(Taken { found, attempt, residuals, failed });
             }
+            Ok((_, residuals)) => failed.push(format!("{attempt}: {residuals}")),
             Err(error) => failed.push(format!("{attempt}: {error}")),
         }
     }
-    Err(Error::Torch(format!("no decomposition converged: {}", failed.join("; "))))
+    Err(Error::Torch(format!(
+        "no decomposition of the covariance of layer `{layer}` (width {}) is exact: {}; leave the \
+         layer out of `scope`, or run with another build of libtorch: its LAPACK is at fault",
+        matrix.size()[0],
+        failed.join("; ")
+    )))
+}
+
+/// Eigenvalues `[width]`, at least 0, and eigenvectors `[width, width]` in columns.
+struct Decomposition {
+    values: Tensor,
+    vectors: Tensor,
+}
+
+impl Decomposition {
+    /// Measures how far it is from `matrix`, and its vectors from an orthonormal basis.
+    fn residuals(&self, matrix: &Tensor) -> Result<Residuals> {
+        let Self { values, vectors } = self;
+        let (kind, device) = (values.kind(), values.device());
+        let width = values.size()[0];
+        let matrix = matrix.f_to_device(device)?.f_to_kind(kind)?;
+        let norm = |tensor: Tensor| -> Result<f64> { Ok(tensor.f_norm()?.double_value(&[])) };
+        let transposed = vectors.f_tr()?;
+        let rebuilt = vectors.f_mul(&values.f_unsqueeze(0)?)?.f_matmul(&transposed)?;
+        let off = norm(matrix.f_sub(&rebuilt)?)?;
+        let size = norm(matrix)?;
+        let eye = Tensor::f_eye(width, (kind, device))?;
+        let skew = norm(transposed.f_matmul(vectors)?.f_sub(&eye)?)?;
+        let root = (width as f64).sqrt();
+        Ok(Residuals {
+            residual: if size > 0.0 { off / size } else { off },
+            orthogonality: skew / root,
+            tolerance: 100.0 * root * epsilon(kind),
+        })
+    }
+}
+
+/// How exact a decomposition is; see [`SpectrumReport`].
+struct Residuals {
+    residual: f64,
+    orthogonality: f64,
+    tolerance: f64,
+}
+
+impl Residuals {
+    /// Some LAPACK builds report success with NaN inside: that is not below any tolerance.
+    fn exact(&self) -> bool {
+        self.residual <= self.tolerance && self.orthogonality <= self.tolerance
+    }
+}
+
+impl std::fmt::Display for Residuals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { residual, orthogonality, tolerance } = self;
+        write!(
+            f,
+            "residual {residual:.1e}, orthogonality {orthogonality:.1e}, allowed {tolerance:.1e}"
+        )
+    }
+}
+
+/// Spacing of numbers at 1.
+fn epsilon(kind: Kind) -> f64 {
+    match kind {
+        Kind::Double => f64::EPSILON,
+        _ => f64::from(f32::EPSILON),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -303,8 +433,7 @@ impl Attempt {
         ladder
     }
 
-    /// Eigenvalues `[width]`, clamped at 0, and eigenvectors `[width, width]` in columns.
-    fn decompose(&self, matrix: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn decompose(&self, matrix: &Tensor) -> Result<Decomposition> {
         let matrix = matrix.f_to_device(self.device)?.f_to_kind(self.kind)?;
         let (values, vectors) = match self.solver {
             Solver::Svd => {
@@ -313,12 +442,8 @@ impl Attempt {
             }
             Solver::Auto | Solver::Eigh => matrix.f_linalg_eigh("L")?,
         };
-        let values = values.f_clamp_min(0.0)?;
-        // Some LAPACK builds report convergence with NaN inside.
-        if !values.f_sum(None::<Kind>)?.double_value(&[]).is_finite() {
-            return Err(Error::Torch("eigenvalues are not finite".to_owned()));
-        }
-        Ok((values, vectors))
+        // Rounding leaves the zeros of a singular matrix on both sides of zero.
+        Ok(Decomposition { values: values.f_clamp_min(0.0)?, vectors })
     }
 }
 
@@ -335,61 +460,54 @@ struct Spectrum {
     largest: f64,
     smallest: f64,
     mean: f64,
+    /// Number format that the covariance was summed in.
+    summed_in: Kind,
+    /// Share of the largest eigenvalue below which differences are rounding noise.
+    tolerance: f64,
     flat: bool,
 }
 
 impl Spectrum {
-    fn new(values: Tensor) -> Result<Self> {
+    /// Takes eigenvalues `[width]` of a covariance that was summed in the format `summed_in`.
+    fn new(values: Tensor, summed_in: Kind) -> Result<Self> {
         let number = |tensor: Tensor| tensor.double_value(&[]);
         let largest = number(values.f_max()?);
         let smallest = number(values.f_min()?);
         let mean = number(values.f_mean(Kind::Double)?);
-        let width = values.size()[0] as f64;
         // A multiple of the identity carries rounding noise, which min-max would blow up to the
-        // whole range.
-        let tolerance = match values.kind() {
-            Kind::Double => (4.0 * width * f64::EPSILON).max(1e-12),
-            _ => 4.0 * width * f64::from(f32::EPSILON),
-        };
+        // whole range. What was rounded to f32 once stays so, whatever it is decomposed in.
+        let noise = 4.0 * values.size()[0] as f64 * epsilon(summed_in);
+        let tolerance = if summed_in == Kind::Double { noise.max(1e-12) } else { noise };
         let flat = largest - smallest <= tolerance * largest;
-        Ok(Self { values, largest, smallest, mean, flat })
+        Ok(Self { values, largest, smallest, mean, summed_in, tolerance, flat })
     }
 
     fn rank(&self) -> Result<i64> {
-        let epsilon = match self.values.kind() {
-            Kind::Double => f64::EPSILON,
-            _ => f64::from(f32::EPSILON),
-        };
-        let threshold = self.values.size()[0] as f64 * epsilon * self.largest;
-        let above = self.values.f_gt(threshold)?.f_sum(Kind::Int64)?;
+        let threshold = self.values.size()[0] as f64 * epsilon(self.summed_in) * self.largest;
+        let above = self.values.f_to_kind(Kind::Double)?.f_gt(threshold)?.f_sum(Kind::Int64)?;
         Ok(above.int64_value(&[]))
     }
 
     fn projection(&self, vectors: &Tensor, alpha: f64) -> Result<Tensor> {
+        let kind = self.values.kind();
         // A factor of 1 everywhere is the identity, to the bit.
         if self.flat || alpha <= 0.0 {
-            return Ok(Tensor::f_eye(
-                self.values.size()[0],
-                (self.values.kind(), self.values.device()),
-            )?);
+            return Ok(Tensor::f_eye(self.values.size()[0], (kind, self.values.device()))?);
         }
-        let share =
-            self.values.f_sub_scalar(self.smallest)?.f_div_scalar(self.largest - self.smallest)?;
-        let factors = share.f_mul_scalar(-alpha)?.f_exp()?;
+        // In f64 whatever the vectors are in: it is one vector, and `alpha` may be beyond f32.
+        let share = self
+            .values
+            .f_to_kind(Kind::Double)?
+            .f_sub_scalar(self.smallest)?
+            .f_div_scalar(self.largest - self.smallest)?
+            // Directions that no input uses are equally flat: a large `alpha` must not tell
+            // apart what only rounding does.
+            .f_threshold(self.tolerance, 0.0)?;
+        let factors = share.f_mul_scalar(-alpha)?.f_exp()?.f_to_kind(kind)?;
         let matrix = vectors.f_mul(&factors.f_unsqueeze(0)?)?.f_matmul(&vectors.f_tr()?)?;
         // Rounding leaves an asymmetry of one unit in the last place.
         Ok(matrix.f_add(&matrix.f_tr()?)?.f_mul_scalar(0.5)?)
     }
-}
-
-fn residual(matrix: &Tensor, values: &Tensor, vectors: &Tensor) -> Result<f64> {
-    let matrix = matrix.f_to_device(values.device())?.f_to_kind(values.kind())?;
-    let norm = matrix.f_norm()?.double_value(&[]);
-    if norm <= 0.0 {
-        return Ok(0.0);
-    }
-    let difference = matrix.f_matmul(vectors)?.f_sub(&vectors.f_mul(&values.f_unsqueeze(0)?)?)?;
-    Ok(difference.f_norm()?.double_value(&[]) / norm)
 }
 
 #[cfg(test)]
@@ -400,6 +518,7 @@ mod tests {
 
     const CPU: Device = Device::Cpu;
     const ALPHA: f64 = 0.4;
+    const LAYER: &str = "head.audio.fc1";
 
     fn matrix(values: &[f64], width: i64) -> Tensor {
         Tensor::from_slice(values).view([-1, width])
@@ -410,7 +529,7 @@ mod tests {
     }
 
     fn p(c: &Tensor, alpha: f64) -> Tensor {
-        project(&of(c), alpha, Solver::Eigh).unwrap().0.matrix().shallow_clone()
+        project(LAYER, &of(c), alpha, Solver::Eigh).unwrap().0.matrix().shallow_clone()
     }
 
     fn close(found: &Tensor, expected: &Tensor, tolerance: f64) {
@@ -448,7 +567,7 @@ mod tests {
         ];
         for (alpha, values) in expected {
             for solver in [Solver::Eigh, Solver::Svd] {
-                let (found, report) = project(&of(&c), alpha, solver).unwrap();
+                let (found, report) = project(LAYER, &of(&c), alpha, solver).unwrap();
                 close(found.matrix(), &matrix(&values, 2), 1e-9);
                 assert!((report.largest - 9.531_128_874_1).abs() < 1e-9);
                 assert!((report.smallest - 1.468_871_125_9).abs() < 1e-9);
@@ -537,10 +656,134 @@ mod tests {
     }
 
     #[test]
-    fn a_covariance_that_is_not_finite_is_refused() {
-        let c = matrix(&[1., f64::NAN, f64::NAN, 1.], 2);
-        let error = project(&of(&c), ALPHA, Solver::Auto).unwrap_err().to_string();
-        assert!(error.contains("not finite"), "{error}");
+    fn a_covariance_that_is_not_finite_is_refused_by_its_layer_and_not_decomposed() {
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let c = matrix(&[1., bad, bad, 1.], 2);
+            let error = project(LAYER, &of(&c), ALPHA, Solver::Auto).unwrap_err().to_string();
+            let start = "covariance of the inputs of layer `head.audio.fc1`: expected finite \
+                         entries, found 2 of 4 that are not finite";
+            assert!(error.starts_with(start), "{error}");
+            assert!(error.contains("lower the learning rate"), "{error}");
+        }
+    }
+
+    /// A symmetric matrix with a full spectrum, `[6, 6]`.
+    fn full() -> Tensor {
+        tch::manual_seed(3);
+        let root = Tensor::randn([6, 6], (Kind::Double, CPU));
+        root.matmul(&root.tr())
+    }
+
+    #[test]
+    fn a_decomposition_that_is_not_exact_is_passed_over_for_the_next_rung() {
+        let c = full().to_kind(Kind::Float);
+        let ladder = Attempt::ladder(&c, Solver::Auto);
+        let names: Vec<String> = ladder.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["eigh f32 cpu", "eigh f64 cpu", "svd f64 cpu"]);
+        // Eigenvalues that are wrong, vectors that are no basis, NaN, and an outright failure:
+        // each is passed over once on the first rung and twice on the first two.
+        for fault in 0..4 {
+            for broken in 1..=2 {
+                let spoilt = |attempt: &Attempt, matrix: &Tensor| -> Result<Decomposition> {
+                    let mut found = attempt.decompose(matrix)?;
+                    if names[..broken].contains(&attempt.to_string()) {
+                        match fault {
+                            0 => found.values = &found.values * 1.01,
+                            // Both at once leave the residual alone.
+                            1 => {
+                                found.vectors = &found.vectors * 2.0;
+                                found.values = &found.values / 4.0;
+                            }
+                            2 => found.vectors = &found.vectors * f64::NAN,
+                            _ => return Err(Error::Torch("failed to converge".to_owned())),
+                        }
+                    }
+                    Ok(found)
+                };
+                let taken = first_exact(LAYER, &c, ladder.clone(), &spoilt).unwrap();
+                assert_eq!(taken.attempt.to_string(), names[broken], "fault {fault}");
+                assert_eq!(taken.failed.len(), broken);
+                assert!(taken.failed[0].starts_with("eigh f32 cpu: "), "{:?}", taken.failed);
+                let spectrum = Spectrum::new(taken.found.values, Kind::Float).unwrap();
+                let found = spectrum.projection(&taken.found.vectors, ALPHA).unwrap();
+                close(&found, &p(&c.to_kind(Kind::Double), ALPHA), 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn when_no_rung_is_exact_the_error_names_layer_width_residuals_and_a_way_out() {
+        let c = full();
+        let skewed = |attempt: &Attempt, matrix: &Tensor| -> Result<Decomposition> {
+            let mut found = attempt.decompose(matrix)?;
+            found.vectors = &found.vectors * 2.0;
+            Ok(found)
+        };
+        let ladder = Attempt::ladder(&c, Solver::Svd);
+        let error = first_exact(LAYER, &c, ladder, &skewed).map(|_| ()).unwrap_err().to_string();
+        for part in [
+            "`head.audio.fc1` (width 6)",
+            "svd f64 cpu: residual 3.0e0, orthogonality 3.0e0",
+            "eigh f64 cpu: residual",
+            "leave the layer out of `scope`",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_report_says_which_rung_was_taken_and_how_exact_it_is() {
+        let (_, report) = project(LAYER, &of(&full()), ALPHA, Solver::Auto).unwrap();
+        assert_eq!(report.solver, "eigh f64 cpu");
+        assert_eq!(report.failed, Vec::<String>::new());
+        assert!(report.residual <= report.tolerance && report.orthogonality <= report.tolerance);
+        assert!((report.tolerance - 100.0 * 6f64.sqrt() * f64::EPSILON).abs() < 1e-20);
+        let single = of(&full().to_kind(Kind::Float));
+        let (_, report) = project(LAYER, &single, ALPHA, Solver::Svd).unwrap();
+        assert_eq!(report.solver, "svd f32 cpu");
+        assert!(report.tolerance > 1e-5, "{}", report.tolerance);
+    }
+
+    #[test]
+    fn what_was_summed_in_f32_is_as_noisy_when_decomposed_in_f64() {
+        let values = || Tensor::from_slice(&[1.0, 1.0 + 1e-7, 1.0 - 1e-7]);
+        assert!(Spectrum::new(values(), Kind::Float).unwrap().flat);
+        assert!(!Spectrum::new(values(), Kind::Double).unwrap().flat);
+        let singular = || Tensor::from_slice(&[1e-9, 0.5, 1.0]);
+        assert_eq!(Spectrum::new(singular(), Kind::Float).unwrap().rank().unwrap(), 2);
+        assert_eq!(Spectrum::new(singular(), Kind::Double).unwrap().rank().unwrap(), 3);
+    }
+
+    #[test]
+    fn a_boundless_alpha_keeps_every_direction_that_no_input_uses_and_no_other() {
+        tch::manual_seed(5);
+        let used = Tensor::randn([3, 8], (Kind::Double, CPU));
+        let c = used.tr().matmul(&used);
+        let (_, _, v) = used.svd(true, true);
+        let onto_unused = Tensor::eye(8, (Kind::Double, CPU)) - v.matmul(&v.tr());
+        for alpha in [1e6, 1e30, 1e300] {
+            close(&p(&c, alpha), &onto_unused, 1e-10);
+            let single = p(&c.to_kind(Kind::Float), alpha).to_kind(Kind::Double);
+            close(&single, &onto_unused, 1e-4);
+        }
+    }
+
+    #[test]
+    fn the_projection_does_not_depend_on_the_scale_down_to_the_ends_of_the_format() {
+        let c = full();
+        let expected = p(&c, ALPHA);
+        for scale in [1e-300, 1e300] {
+            close(&p(&(&c * scale), ALPHA), &expected, 1e-9);
+        }
+        // A power of two changes no bit.
+        close(&p(&(&c * 1024.0), ALPHA), &expected, 0.0);
+        let single = c.to_kind(Kind::Float);
+        for scale in [1e-36, 1e36] {
+            let found = p(&(&single * scale), ALPHA).to_kind(Kind::Double);
+            close(&found, &expected, 1e-4);
+        }
+        let (_, report) = project(LAYER, &of(&(&c * 1e-300)), ALPHA, Solver::Auto).unwrap();
+        assert!((report.mean * 6e300 / c.trace().double_value(&[]) - 1.0).abs() < 1e-9);
     }
 
     /// Slow reference: `P = sum_k exp(-alpha r_k) v_k v_k^T`, term by term, from an SVD.
@@ -575,6 +818,15 @@ mod tests {
             prop_assert!(values.max().double_value(&[]) <= 1.0 + 1e-10);
             close(&p(&(&c * scale), alpha), &found, 1e-8);
             close(&p(&c, 0.0), &Tensor::eye(d, (Kind::Double, CPU)), 1e-12);
+            // Exact with room to spare, by either solver and in either format.
+            for c in [c.shallow_clone(), c.to_kind(Kind::Float)] {
+                for solver in [Solver::Eigh, Solver::Svd] {
+                    let (_, report) = project(LAYER, &of(&c), alpha, solver).unwrap();
+                    prop_assert!(report.failed.is_empty(), "{:?}", report.failed);
+                    let worst = report.residual.max(report.orthogonality);
+                    prop_assert!(worst <= 0.5 * report.tolerance, "{report:?}");
+                }
+            }
             close(&found, &slow_reference(&c, alpha), 1e-8);
             // f32 stays close to f64.
             let single = p(&c.to_kind(Kind::Float), alpha).to_kind(Kind::Double);

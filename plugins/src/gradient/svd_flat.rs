@@ -263,7 +263,7 @@ impl SvdFlat {
                 covariance.normalise()?;
             }
             let (projection, spectrum) =
-                project(covariance, self.config.alpha, self.config.solver)?;
+                project(&source.name, covariance, self.config.alpha, self.config.solver)?;
             let Projection::Dense(matrix) = projection;
             let matrix = matrix.f_to_device(device)?.f_to_kind(Kind::Float)?;
             let mut spectrum = serde_json::to_value(&spectrum).unwrap_or(Value::Null);
