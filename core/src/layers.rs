@@ -223,6 +223,8 @@ impl Conv2d {
 /// Batch normalisation over `[batch, channels, …]` (Ioffe and Szegedy 2015).
 #[derive(Debug)]
 pub struct BatchNorm {
+    /// Path of the layer, for errors.
+    name: String,
     weight: Tensor,
     bias: Tensor,
     running_mean: Tensor,
@@ -239,6 +241,7 @@ impl BatchNorm {
     /// When the path is taken or memory runs out.
     pub fn new(at: &Builder<'_>, channels: i64, weight: Initial) -> Result<Self> {
         Ok(Self {
+            name: at.path().to_owned(),
             weight: at.param("weight", &[channels], weight)?,
             bias: at.param("bias", &[channels], Initial::Constant(0.0))?,
             running_mean: at.buffer("running_mean", &[channels], 0.0)?,
@@ -251,8 +254,31 @@ impl BatchNorm {
     /// Normalises `x`, as the pass says.
     ///
     /// # Errors
-    /// When the input has another number of channels.
+    /// When the input has another number of channels; [`Error::Refused`] when it is to be
+    /// normalised by a batch that has a single value in each channel.
     pub fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let size = x.size();
+        let channels = self.weight.size()[0];
+        if size.get(1) != Some(&channels) {
+            return Err(Error::Shape {
+                what: format!("input of layer `{}`", self.name),
+                expected: format!("[batch, {channels}, …]"),
+                found: format!("{size:?}"),
+            });
+        }
+        // One value is its own mean: the output would be the bias whatever the input, and the
+        // unbiased variance that is kept would be 0 / 0.
+        if pass.training() && x.numel() as i64 <= channels {
+            return Err(Error::refused(
+                format!(
+                    "layer `{}` normalises by its batch, and an input of shape {size:?} has a \
+                     single value in each channel",
+                    self.name
+                ),
+                "set data.drop_last = true, so that no smaller batch is left at the end of an \
+                 epoch, or a larger data.batch_size",
+            ));
+        }
         // With no running buffers passed the batch's statistics are used and none are kept: same
         // bits as an updating pass. Momentum 0 would turn the buffers into NaN on an infinity.
         let (mean, variance) = match pass.statistics {
@@ -311,6 +337,43 @@ mod tests {
             let updated = run(Statistics::Update);
             assert_eq!(kept, updated);
             assert_ne!(layer.running_mean, Tensor::zeros([3], FLOAT_CPU));
+        });
+    }
+
+    #[test]
+    fn a_batch_of_one_value_for_each_channel_is_refused_in_training_with_the_way_out() {
+        with_builder(|at| {
+            let layer = BatchNorm::new(&at.sub("bn"), 3, Initial::Constant(1.0)).unwrap();
+            let run = |size: &[i64], statistics| {
+                let x = Tensor::ones(size, FLOAT_CPU);
+                layer.forward(&x, &Pass { statistics, probe: None })
+            };
+            for size in [&[1i64, 3][..], &[1, 3, 1, 1], &[0, 3, 4, 4]] {
+                for statistics in [Statistics::Update, Statistics::Keep] {
+                    let error = run(size, statistics).unwrap_err().to_string();
+                    assert!(error.contains("layer `encoder.audio.bn`"), "{error}");
+                    assert!(error.contains(&format!("{size:?}")), "{error}");
+                    assert!(error.contains("data.drop_last = true"), "{error}");
+                }
+            }
+            // The statistics are as they were, and evaluation and larger batches go through.
+            assert_eq!(layer.running_var, Tensor::ones([3], FLOAT_CPU));
+            for size in [&[1i64, 3, 2, 1][..], &[2, 3, 1, 1]] {
+                run(size, Statistics::Keep).unwrap();
+            }
+            run(&[1, 3, 1, 1], Statistics::Running).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_normalisation_names_itself_when_its_input_has_other_channels() {
+        with_builder(|at| {
+            let layer = BatchNorm::new(&at.sub("bn"), 3, Initial::Constant(1.0)).unwrap();
+            let x = Tensor::zeros([2, 4, 1, 1], FLOAT_CPU);
+            let error = layer.forward(&x, &Pass::evaluation()).unwrap_err().to_string();
+            let expected =
+                "input of layer `encoder.audio.bn`: expected [batch, 3, …], found [2, 4, 1, 1]";
+            assert_eq!(error, expected);
         });
     }
 
