@@ -33,7 +33,8 @@ use super::sgd::SgdConfig;
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamConfig {
-    /// Optimizer that makes the step; its learning rate is the one that counts. `sgd` by default.
+    /// Optimizer that makes the step, not `sam` again; its learning rate is the one that counts.
+    /// `sgd` by default.
     pub base: Box<dyn OptimizerConfig>,
     /// Radius of the displacement, in the unit of the weights, at least 0; 0 switches it off. The
     /// default, 0.05, is Foret et al.'s.
@@ -121,6 +122,11 @@ impl OptimizerConfig for SamConfig {
             ensure_range(&field, "[0, inf)", rho, rho >= 0.0 && rho.is_finite())?;
         }
         ensure_range("mix", "[0, 1]", self.mix, (0.0..=1.0).contains(&self.mix))?;
+        let base = self.base.typetag_name();
+        let expected = "an optimizer that steps by the gradient it is given, e.g. `sgd` or `adam`: \
+                        a search for the worst point around the worst point would add up two \
+                        radii and make four passes; set one larger `rho` instead";
+        ensure_range("base", expected, format!("`{base}`"), base != self.typetag_name())?;
         self.base.validate().map_err(|error| match error {
             Error::Range { field, found, expected } => {
                 Error::Range { field: format!("base.{field}"), found, expected }
@@ -589,5 +595,14 @@ mod tests {
             assert!(error.starts_with(start), "{error}");
         }
         assert!(SamConfig { rho: f64::NAN, ..SamConfig::default() }.validate().is_err());
+    }
+
+    #[test]
+    fn sam_around_sam_is_refused_with_the_reason() {
+        let config = SamConfig { base: Box::new(SamConfig::default()), ..SamConfig::default() };
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.starts_with("`base` is `sam`, expected an optimizer that steps"), "{error}");
+        assert!(error.contains("add up two radii") && error.contains("larger `rho`"), "{error}");
+        assert!(config.build().is_err());
     }
 }
