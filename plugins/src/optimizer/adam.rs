@@ -32,7 +32,8 @@ pub struct AdamConfig {
     /// Share of the mean square that survives a step, in `[0, 1)`. The default is the paper's; the
     /// method's image-text experiments take 0.99.
     pub beta2: f64,
-    /// Keeps the division finite; in units of the gradient, above 0. The default is the paper's.
+    /// Keeps the division finite; in units of the gradient, at least 1e-30: f32 takes much smaller
+    /// ones for 0, and a zero gradient is then divided by 0. The default is the paper's.
     pub epsilon: f64,
     /// Factor of the weight that is added to its gradient, at least 0; the method's image-text
     /// experiments take 1e-4. None by default.
@@ -164,9 +165,16 @@ mod tests {
 
     #[test]
     fn a_zero_gradient_makes_no_step_and_no_nan() {
-        let mut landscape = given_gradients([1.0, -1.0], [[0.0; 2]; 2]);
-        AdamConfig::default().build().unwrap().step(&mut landscape).unwrap();
-        assert_close(landscape.weight("head.audio.w"), &[1.0, -1.0], 0.0);
+        for epsilon in [1e-8, 1e-30] {
+            let start = Tensor::from_slice(&[1.0f32, -1.0]);
+            let weights = [(GroupId::Head("audio".to_owned()), "w", start)];
+            let mut landscape = Landscape::new(weights, |visit| {
+                (visit.weight("head.audio.w") * 0.0).sum(Kind::Float)
+            });
+            let config = AdamConfig { epsilon, ..AdamConfig::default() };
+            config.build().unwrap().step(&mut landscape).unwrap();
+            assert_close(landscape.weight("head.audio.w"), &[1.0, -1.0], 0.0);
+        }
     }
 
     #[test]
@@ -177,6 +185,7 @@ mod tests {
             (AdamConfig { beta1: 1.0, ..good.clone() }, "beta1"),
             (AdamConfig { beta2: f64::NAN, ..good.clone() }, "beta2"),
             (AdamConfig { epsilon: 0.0, ..good.clone() }, "epsilon"),
+            (AdamConfig { epsilon: 1e-50, ..good.clone() }, "epsilon"),
             (AdamConfig { weight_decay: f64::INFINITY, ..good.clone() }, "weight_decay"),
         ] {
             let error = bad.validate().unwrap_err().to_string();

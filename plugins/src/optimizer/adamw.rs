@@ -29,7 +29,8 @@ pub struct AdamWConfig {
     pub beta1: f64,
     /// Share of the mean square that survives a step, in `[0, 1)`. The default is PyTorch's.
     pub beta2: f64,
-    /// Keeps the division finite; in units of the gradient, above 0. The default is PyTorch's.
+    /// Keeps the division finite; in units of the gradient, at least 1e-30: f32 takes much smaller
+    /// ones for 0, and a zero gradient is then divided by 0. The default is PyTorch's.
     pub epsilon: f64,
     /// Share of the weight taken off per unit of learning rate, at least 0. The default, 0.01, is
     /// PyTorch's.

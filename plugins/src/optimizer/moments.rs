@@ -25,7 +25,8 @@ impl Options {
         ensure_range("learning_rate", "(0, inf)", learning_rate, above_zero(learning_rate))?;
         ensure_range("beta1", "[0, 1)", beta1, (0.0..1.0).contains(&beta1))?;
         ensure_range("beta2", "[0, 1)", beta2, (0.0..1.0).contains(&beta2))?;
-        ensure_range("epsilon", "(0, inf)", epsilon, above_zero(epsilon))?;
+        let divides = epsilon >= 1e-30 && epsilon.is_finite();
+        ensure_range("epsilon", "[1e-30, inf)", epsilon, divides)?;
         let not_negative = weight_decay >= 0.0 && weight_decay.is_finite();
         ensure_range("weight_decay", "[0, inf)", weight_decay, not_negative)
     }
