@@ -16,5 +16,6 @@ mod conformance;
 mod engine;
 mod generated;
 mod layering;
+mod operations;
 mod real_data;
 mod support;
