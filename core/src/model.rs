@@ -90,6 +90,8 @@ pub struct Model {
     pub also: BTreeMap<String, Box<dyn Fusion>>,
     fillers: ByModality<f64>,
     fusion_name: String,
+    /// Groups that the fusion has weights in.
+    fusion_groups: BTreeSet<GroupId>,
 }
 
 impl Model {
@@ -127,7 +129,9 @@ impl Model {
         let heads = build_heads(&experiment.head, &widths, classes, &at)?;
         let context = |group| FusionContext { widths: widths.clone(), classes, at: at(group) };
         let fusion_name = format!("fusion `{}`", experiment.fusion.typetag_name());
+        let before = store.borrow().ids();
         let fusion = guarded(&fusion_name, || experiment.fusion.build(&context(GroupId::Fusion)))?;
+        let fusion_groups = store.borrow().ids().difference(&before).cloned().collect();
         let mut also: BTreeMap<String, Box<dyn Fusion>> = BTreeMap::new();
         for (index, config) in experiment.also_evaluate.iter().enumerate() {
             let rule = config.typetag_name();
@@ -154,6 +158,7 @@ impl Model {
             also,
             fillers: fillers.clone(),
             fusion_name,
+            fusion_groups,
         };
         Ok((model, store.into_inner()))
     }
@@ -191,7 +196,8 @@ impl Model {
     /// Runs the modalities of `spec` on `batch`.
     ///
     /// Modalities whose encoder is not in `active` run in evaluation mode, whatever `statistics`
-    /// says; gradients may still pass through them.
+    /// says; gradients may still pass through them. So does a fusion that has weights and none of
+    /// them in `active`.
     ///
     /// # Errors
     /// Names the modality and plugin whose tensors do not fit.
@@ -218,6 +224,9 @@ impl Model {
                 active.is_none_or(|groups| groups.contains(&GroupId::Encoder(name.to_owned())));
             if trained { statistics } else { Statistics::Running }
         };
+        let fusion_trains = self.fusion_groups.is_empty()
+            || active.is_none_or(|groups| !self.fusion_groups.is_disjoint(groups));
+        let fusion_statistics = if fusion_trains { statistics } else { Statistics::Running };
         let stages =
             spec.run.iter().map(|name| self.encoders[name].stages()).max().unwrap_or_default();
         for stage in 0..stages {
@@ -234,7 +243,7 @@ impl Model {
                     streams.insert(name.clone(), y);
                 }
             }
-            let mut pass = Pass { statistics, probe: reborrow(&mut probe) };
+            let mut pass = Pass { statistics: fusion_statistics, probe: reborrow(&mut probe) };
             guarded(&self.fusion_name, || self.fusion.tap(stage, &mut streams, &mut pass))?;
         }
         let mut outputs = Outputs::default();
@@ -249,7 +258,7 @@ impl Model {
             }
             outputs.features.insert(name, feature);
         }
-        let mut pass = Pass { statistics, probe };
+        let mut pass = Pass { statistics: fusion_statistics, probe };
         outputs.joint = guarded(&self.fusion_name, || {
             self.fusion.joint(&outputs.features, &outputs.logits, &mut pass)
         })?;

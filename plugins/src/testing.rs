@@ -308,6 +308,8 @@ pub(crate) fn boundary(moment: Moment, epoch: usize, scores: &[(&str, f64)]) -> 
         phase: 0,
         epoch,
         epochs: 100,
+        schedule_epoch: epoch,
+        fresh: true,
         step: 0,
         global_step: 0,
         trained: Vec::new(),

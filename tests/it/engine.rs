@@ -37,7 +37,6 @@ fn neutral_settings_equal_the_plain_method_bit_for_bit() {
     for neutral in [
         "optimizer={ name = 'sam', rho = 0.0, base = { name = 'sgd', learning_rate = 0.05 } }",
         "gradient_modifiers=[{ name = 'svd_flat', alpha = 0.0 }]",
-        "gradient_modifiers=[{ name = 'svd_flat', targets = [] , scope = { layers = ['none'] } }]",
         "controllers=[{ name = 'step_lr', step_epochs = 100 }]",
         "controllers=[{ name = 'plateau', patience_epochs = 100 }]",
         "also_evaluate=[{ name = 'entropy_weighted' }, { name = 'max' }]",

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use mie_core::engine::Existing;
+use mie_core::engine::{Existing, evaluate_run};
 use mie_core::prelude::*;
 use mie_record::{Event, Summary};
 
@@ -163,10 +163,144 @@ fn a_thawed_group_trains_on_and_an_interruption_while_it_is_frozen_changes_nothi
 
 #[test]
 fn a_group_that_does_not_exist_is_named() {
-    let steerer = "controllers=[{ name = 'test_steerer', freeze_after = 0, encoder = 'video' }]";
+    let steerer =
+        "controllers=[{ name = 'test_steerer', freeze_after = 0, groups = ['encoder.video'] }]";
     let error = failure(&[JOINT, steerer]);
     assert!(error.contains("controller `test_steerer` asks for the unknown group"), "{error}");
     assert!(error.contains("`encoder.video`"), "{error}");
+}
+
+#[test]
+fn a_weight_for_a_term_that_does_not_exist_or_below_zero_is_refused_by_name() {
+    let error = |weights: &str| {
+        let steerer = format!("controllers=[{{ name = 'test_steerer', weights = {weights} }}]");
+        failure(&[JOINT, &steerer])
+    };
+    let found = error("{ 'unimodal.nobody' = 1.0 }");
+    assert!(found.contains("the unknown loss term `unimodal.nobody`"), "{found}");
+    assert!(found.contains(r#"{"unimodal.strong", "unimodal.weak"}"#), "{found}");
+    let found = error("{ 'unimodal.weak' = -1.0 }");
+    assert!(found.contains("the weight -1 for loss term `unimodal.weak`"), "{found}");
+}
+
+#[test]
+fn a_frozen_fusion_learns_nothing_by_looking_and_one_without_weights_is_never_frozen() {
+    let training = |groups: &str| {
+        SEEN.take();
+        let steerer = format!(
+            "controllers=[{{ name = 'test_steerer', freeze_after = 0, groups = {groups} }}]"
+        );
+        let strategy = "strategy={ name = 'joint', epochs = 2 }";
+        weights(&[TAPPED, &[strategy, &steerer]].concat());
+        let seen = SEEN.take();
+        seen.iter().filter(|tap| tap.statistics == Statistics::Update).count()
+    };
+    // Two stages, ten steps, two epochs; no statistics in the second while all taps are frozen.
+    assert_eq!(training("['encoder.strong']"), 40);
+    assert_eq!(training("['tap.0.shared']"), 40);
+    assert_eq!(training("['tap.0.shared', 'tap.0.strong', 'tap.0.weak']"), 20);
+    // A fusion without weights learns from every step.
+    let (_, runs, _) = finished(&experiment(SMALL, GATED).unwrap());
+    let last = checkpoint_bits(&only_run(runs.path()), "last");
+    assert_eq!(last["fusion/seen"], 40f32.to_le_bytes());
+}
+
+const GATED: &[&str] =
+    &["fusion={ name = 'test_gate' }", "strategy={ name = 'joint', epochs = 4 }"];
+
+#[test]
+fn best_weights_come_back_with_what_the_fusion_had_learnt_when_they_were_reached() {
+    let (summary, runs, events) = finished(&experiment(SMALL, GATED).unwrap());
+    let score = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Best { score, .. } => Some(*score),
+            _ => None,
+        })
+        .next_back()
+        .unwrap();
+    // The gate closes in the fourth epoch and leaves chance.
+    assert!(score > 0.3 && summary.best.step <= 30, "{score}, {:?}", summary.best);
+    let found = summary.outputs["valid"]["fused"].accuracy;
+    assert_eq!(found.to_bits(), score.to_bits(), "{found}, {score}");
+    let run = only_run(runs.path());
+    let seen = checkpoint_bits(&run, "best")["fusion/seen"].clone();
+    assert_eq!(seen, (summary.best.step as f32).to_le_bytes());
+    let (again, _) = evaluate_run(run.path(), Split::Valid, runs.path(), Device::Cpu, &[]).unwrap();
+    assert_eq!(again.outputs["fused"].accuracy.to_bits(), score.to_bits());
+}
+
+#[test]
+fn schedules_count_the_epochs_of_a_modality_from_where_the_optimizer_started() {
+    let rates = |strategy: &str| {
+        let halving = "controllers=[{ name = 'step_lr', step_epochs = 1, factor = 0.5, stepped = \
+                       'after_epoch' }]";
+        let (_, _, events) = weights(&[strategy, halving]);
+        let mut rates: Vec<((usize, usize), f64)> = Vec::new();
+        for event in events {
+            if let Event::Step { at, learning_rate, .. } = event {
+                rates.push(((at.phase, at.epoch), learning_rate / 0.05));
+            }
+        }
+        rates.dedup();
+        rates.into_iter().map(|(_, rate)| rate).collect::<Vec<_>>()
+    };
+    let by_epoch = "strategy={ name = 'alternating', unit = 'epoch', epochs = 3 }";
+    assert_eq!(rates(by_epoch), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]);
+    // Every stage starts with a fresh optimizer and a fresh schedule.
+    let staged = "strategy={ name = 'staged', epochs = [2, 3] }";
+    assert_eq!(rates(staged), [1.0, 0.5, 1.0, 0.5, 0.25]);
+    assert_resumes(&[by_epoch, "controllers=[{ name = 'step_lr', step_epochs = 1 }]"], 35);
+}
+
+/// Decides only after 1 to 30 steps: a state beside the weights that decisions depend on.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TestGateConfig {}
+
+#[typetag::serde(name = "test_gate")]
+impl FusionConfig for TestGateConfig {
+    fn build(&self, _context: &FusionContext<'_>) -> Result<Box<dyn Fusion>> {
+        Ok(Box::new(TestGate { seen: Tensor::from(0f32) }))
+    }
+}
+
+struct TestGate {
+    /// Steps seen.
+    seen: Tensor,
+}
+
+impl Persist for TestGate {
+    fn state(&self) -> Result<State> {
+        let mut state = State::default();
+        state.put("seen", &self.seen)?;
+        Ok(state)
+    }
+
+    fn load_state(&mut self, mut state: State) -> Result<()> {
+        self.seen = state.tensors.remove("seen").unwrap();
+        state.expect_empty()
+    }
+}
+
+impl Fusion for TestGate {
+    fn joint(
+        &self,
+        _features: &ByModality<Tensor>,
+        _logits: &ByModality<Tensor>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Option<Tensor>> {
+        if pass.statistics == Statistics::Update {
+            let _ = self.seen.shallow_clone().f_add_scalar_(1.0)?;
+        }
+        Ok(None)
+    }
+
+    fn decide(&self, outputs: &Outputs) -> Result<Tensor> {
+        let decided = mean_of_probabilities(outputs)?;
+        let open = (1.0..=30.0).contains(&self.seen.double_value(&[]));
+        Ok(if open { decided } else { decided.f_full_like(0.25)? })
+    }
 }
 
 #[test]
@@ -304,16 +438,20 @@ impl Fusion for TestTap {
     }
 
     fn decide(&self, outputs: &Outputs) -> Result<Tensor> {
-        let each = outputs.logits.values().map(probabilities).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::f_stack(&each, 0)?.f_mean_dim(0i64, false, None::<Kind>)?)
+        mean_of_probabilities(outputs)
     }
 }
 
-/// Freezes an encoder after an epoch, thaws it after another, and weights terms from the start.
+fn mean_of_probabilities(outputs: &Outputs) -> Result<Tensor> {
+    let each = outputs.logits.values().map(probabilities).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::f_stack(&each, 0)?.f_mean_dim(0i64, false, None::<Kind>)?)
+}
+
+/// Freezes groups after an epoch, thaws them after another, and weights terms from the start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct TestSteererConfig {
-    encoder: String,
+    groups: Vec<String>,
     freeze_after: Option<usize>,
     thaw_after: Option<usize>,
     weights: BTreeMap<String, f64>,
@@ -322,7 +460,7 @@ struct TestSteererConfig {
 impl Default for TestSteererConfig {
     fn default() -> Self {
         Self {
-            encoder: "strong".to_owned(),
+            groups: vec!["encoder.strong".to_owned()],
             freeze_after: None,
             thaw_after: None,
             weights: BTreeMap::new(),
@@ -337,13 +475,23 @@ impl ControllerConfig for TestSteererConfig {
     }
 }
 
+/// The group of a name, as far as these tests need it.
+fn group(name: &str) -> GroupId {
+    match name.split('.').collect::<Vec<_>>()[..] {
+        ["encoder", modality] => GroupId::Encoder(modality.to_owned()),
+        ["tap", "0", "shared"] => GroupId::Tap(0, None),
+        ["tap", "0", modality] => GroupId::Tap(0, Some(modality.to_owned())),
+        _ => unreachable!("no test names {name}"),
+    }
+}
+
 struct TestSteerer(TestSteererConfig);
 
 impl Persist for TestSteerer {}
 
 impl Controller for TestSteerer {
     fn after(&mut self, at: &Boundary, _run: &mut dyn RunOps) -> Result<Vec<Directive>> {
-        let TestSteererConfig { encoder, freeze_after, thaw_after, weights } = &self.0;
+        let TestSteererConfig { groups, freeze_after, thaw_after, weights } = &self.0;
         let mut directives = Vec::new();
         if at.moment == Moment::PhaseStart {
             directives.extend(
@@ -353,12 +501,12 @@ impl Controller for TestSteerer {
             );
         }
         if at.moment == Moment::EpochEnd {
-            let group = GroupId::Encoder(encoder.clone());
+            let groups = groups.iter().map(|name| group(name));
             if *freeze_after == Some(at.epoch) {
-                directives.push(Directive::Freeze(group.clone()));
+                directives.extend(groups.clone().map(Directive::Freeze));
             }
             if *thaw_after == Some(at.epoch) {
-                directives.push(Directive::Thaw(group));
+                directives.extend(groups.map(Directive::Thaw));
             }
         }
         Ok(directives)

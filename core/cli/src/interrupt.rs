@@ -62,7 +62,8 @@ mod tests {
         let asked = Arc::new(AtomicBool::new(false));
         let mut silent = Silent;
         let mut observer = Interruptible { inner: &mut silent, asked: Arc::clone(&asked) };
-        let progress = StepProgress { done: 1, total: 2, global_step: 1, loss: None };
+        let progress =
+            StepProgress { done: 1, total: 2, global_step: 1, ..StepProgress::default() };
         assert!(observer.step(&progress).is_continue());
         asked.store(true, Ordering::SeqCst);
         assert!(observer.step(&progress).is_break());

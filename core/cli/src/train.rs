@@ -136,23 +136,33 @@ fn ending(summary: &Summary) -> String {
     lines.join("\n")
 }
 
-/// Describes what a run took, in two lines.
+/// Describes what a run took, in three lines.
 fn cost(cost: &Cost) -> String {
     let memory = cost.peak_memory_bytes.map_or_else(String::new, |bytes| {
         format!(", at most {:.1} GB of memory", bytes as f64 / 1e9)
     });
     format!(
-        "{}: training {} (waiting for data {}), evaluation {}, refreshes {}\n          \
+        "{}: training {}, evaluation {}, refreshes {}, saving {}\n          \
+         of the training {} waiting for data, {} at displaced weights, {} in modifiers\n          \
          steps {}, forward passes {}, backward passes {}{memory}",
         duration(cost.wall_seconds),
         duration(cost.train_seconds),
-        duration(cost.data_wait_seconds),
         duration(cost.evaluate_seconds),
         duration(cost.refresh_seconds),
+        duration(cost.save_seconds),
+        share(cost.data_wait_seconds, cost.train_seconds),
+        share(cost.displaced_seconds, cost.train_seconds),
+        share(cost.modify_seconds, cost.train_seconds),
         grouped(cost.steps),
         grouped(cost.forward_passes),
         grouped(cost.backward_passes),
     )
+}
+
+/// Writes a part of a time as a percentage of it.
+fn share(part: f64, whole: f64) -> String {
+    let percent = if whole > 0.0 { 100.0 * part / whole } else { 0.0 };
+    format!("{percent:.1} %")
 }
 
 #[cfg(test)]
@@ -176,12 +186,16 @@ mod tests {
             best: At { phase: 1, epoch: 7, step: 8400 },
             outputs: [("test".to_owned(), outputs.clone()), ("valid".to_owned(), outputs)].into(),
             confusion: BTreeMap::new(),
+            phases: Vec::new(),
             cost: Cost {
                 wall_seconds: 83.0,
                 train_seconds: 70.0,
                 evaluate_seconds: 10.0,
                 data_wait_seconds: 3.5,
                 refresh_seconds: 2.0,
+                displaced_seconds: 33.0,
+                modify_seconds: 0.7,
+                save_seconds: 0.4,
                 samples_seen: 100_800,
                 forward_passes: 16_800,
                 backward_passes: 16_800,
@@ -196,8 +210,9 @@ mod tests {
             below,
             "  test accuracy fused (step 8,400)\n\
              marks     oracle, skipped data\n\
-             cost      1 min 23 s: training 1 min 10 s (waiting for data 3.5 s), evaluation \
-             10.0 s, refreshes 2.0 s\n          steps 8,400, forward passes 16,800, backward \
+             cost      1 min 23 s: training 1 min 10 s, evaluation 10.0 s, refreshes 2.0 s, \
+             saving 0.4 s\n          of the training 5.0 % waiting for data, 47.1 % at displaced \
+             weights, 1.0 % in modifiers\n          steps 8,400, forward passes 16,800, backward \
              passes 16,800, at most 1.2 GB of memory"
         );
     }

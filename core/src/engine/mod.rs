@@ -70,7 +70,7 @@ pub trait Observer {
 }
 
 /// Where an epoch stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepProgress {
     /// Name of the phase.
     pub phase: String,

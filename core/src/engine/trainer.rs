@@ -46,6 +46,8 @@ pub(super) struct Cursor {
     pub(super) epoch: usize,
     pub(super) step: u64,
     pub(super) global_step: u64,
+    /// Epochs of each modality since the optimizer was last reset: what schedules count.
+    pub(super) trained_epochs: BTreeMap<String, usize>,
     /// Passes over training data begun: names order and augmentation of the current one.
     pub(super) epochs_drawn: u64,
     /// Passes that plugins asked for.
@@ -236,6 +238,7 @@ impl<'a> Trainer<'a> {
         if phase.reset_optimizer {
             self.built.optimizer.plugin.reset();
             self.cursor.factors.iter_mut().for_each(BTreeMap::clear);
+            self.cursor.trained_epochs.clear();
         }
         // What training reached belongs to the phase before: other modalities, other weights.
         self.cursor.scores.retain(|name, _| !name.starts_with("train."));
@@ -544,6 +547,9 @@ impl<'a> Trainer<'a> {
         self.cursor.epoch += 1;
         self.cursor.step = 0;
         self.cursor.epochs_drawn += 1;
+        for modality in phase.trained() {
+            *self.cursor.trained_epochs.entry(modality).or_default() += 1;
+        }
         let every = self.resolved.experiment.run.checkpoint_every_epochs;
         if self.cursor.epoch.is_multiple_of(every) || self.cursor.epoch == phase.epochs {
             self.save()?;
@@ -759,6 +765,15 @@ impl<'a> Trainer<'a> {
             }
             Directive::Freeze(group) => self.set_frozen(&group, true),
             Directive::Thaw(group) => self.set_frozen(&group, false),
+            Directive::TermWeight { term, weight } if !(weight >= 0.0 && weight.is_finite()) => {
+                return impossible(format!("the weight {weight} for loss term `{term}`"));
+            }
+            Directive::TermWeight { term, .. } if !self.built.terms.contains(&term) => {
+                return impossible(format!(
+                    "a weight for the unknown loss term `{term}`; there are {:?}",
+                    self.built.terms
+                ));
+            }
             Directive::TermWeight { term, weight } => {
                 self.cursor.term_weights.insert(term, weight);
             }
@@ -775,6 +790,9 @@ impl<'a> Trainer<'a> {
 
     fn boundary(&self, moment: Moment) -> Boundary {
         let phase = self.cursor.phase.as_ref();
+        let trained = phase.map(Phase::trained).unwrap_or_default();
+        let counted = trained.iter().filter_map(|name| self.cursor.trained_epochs.get(name));
+        let schedule_epoch = counted.max().copied().unwrap_or_default();
         Boundary {
             moment,
             phase: self.cursor.phase_index,
@@ -782,7 +800,9 @@ impl<'a> Trainer<'a> {
             epochs: phase.map_or(0, |phase| phase.epochs),
             step: self.cursor.step,
             global_step: self.cursor.global_step,
-            trained: phase.map(Phase::trained).unwrap_or_default(),
+            schedule_epoch,
+            fresh: self.cursor.phase_index == 0 || phase.is_some_and(|phase| phase.reset_optimizer),
+            trained,
             source: phase.map(|phase| phase.source.clone()).unwrap_or_default(),
             scores: self.cursor.scores.clone(),
         }

@@ -187,6 +187,12 @@ pub struct Boundary {
     pub epoch: usize,
     /// Epochs of the phase.
     pub epochs: usize,
+    /// Epochs for which the modalities of this phase have been trained since optimizer and
+    /// schedules last started afresh, the current one not counted: what schedules count. The same
+    /// as `epoch` where every phase starts them afresh.
+    pub schedule_epoch: usize,
+    /// Whether optimizer and schedules started afresh with this phase.
+    pub fresh: bool,
     /// Step within the epoch, from 0.
     pub step: u64,
     /// Steps made since the start of the run.

@@ -7,7 +7,7 @@ use super::watch::Watch;
 
 /// Multiplies the learning rate by a factor when a score has not improved for some epochs.
 ///
-/// After every epoch the score `s` is compared with the best of the phase so far, `b`; it
+/// After every epoch the score `s` is compared with the best so far, `b`; it
 /// improves when it is better by more than `threshold |b|`. When it has not improved for more
 /// than `patience_epochs` epochs in a row:
 ///
@@ -15,8 +15,9 @@ use super::watch::Watch;
 /// learning rate factor <- max(factor * learning rate factor, minimum_factor)
 /// ```
 ///
-/// These are PyTorch's semantics, with the threshold taken of the size of the best score. Every
-/// phase starts at factor 1 with no best score.
+/// These are PyTorch's semantics, with the threshold taken of the size of the best score. It
+/// starts at factor 1 with no best score whenever the optimizer starts afresh: in every stage of
+/// `staged`. Where modalities take turns by epochs and the optimizer goes on, every turn counts.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PlateauConfig {
@@ -120,14 +121,14 @@ impl Controller for Plateau {
 
     fn after(&mut self, at: &Boundary, _run: &mut dyn RunOps) -> Result<Vec<Directive>> {
         let factor = match at.moment {
-            Moment::PhaseStart => {
+            Moment::PhaseStart if at.fresh => {
                 self.watch.reset();
                 self.cooldown_epochs_left = 0;
                 self.factor = 1.0;
                 Some(1.0)
             }
             Moment::EpochEnd => self.lower(at)?,
-            Moment::EpochStart | Moment::StepEnd => None,
+            Moment::PhaseStart | Moment::EpochStart | Moment::StepEnd => None,
         };
         let directive = |factor| Directive::LearningRateFactor { group: None, factor };
         Ok(factor.map(directive).into_iter().collect())
@@ -196,6 +197,10 @@ mod tests {
         let directives = plateau.after(&start, &mut ScoresOnly).unwrap();
         assert_eq!(directives, [Directive::LearningRateFactor { group: None, factor: 1.0 }]);
         assert_eq!(epochs(&mut *plateau, &[0.1, 0.1]), [None, Some(0.5)]);
+        // A phase that carries the optimizer on carries the factor and the best score on.
+        let next = Boundary { fresh: false, ..boundary(Moment::PhaseStart, 0, &[]) };
+        assert!(plateau.after(&next, &mut ScoresOnly).unwrap().is_empty());
+        assert_eq!(epochs(&mut *plateau, &[0.1]), [Some(0.25)]);
     }
 
     #[test]

@@ -20,8 +20,8 @@ impl Stepped {
             return Vec::new();
         }
         let counted = match self {
-            Self::BeforeEpoch => at.epoch + 1,
-            Self::AfterEpoch => at.epoch,
+            Self::BeforeEpoch => at.schedule_epoch + 1,
+            Self::AfterEpoch => at.schedule_epoch,
         };
         vec![Directive::LearningRateFactor { group: None, factor: factor(counted) }]
     }

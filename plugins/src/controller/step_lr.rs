@@ -4,17 +4,19 @@ use mie_core::prelude::*;
 
 use super::Stepped;
 
-/// Multiplies the learning rate by a factor every so many epochs of a phase.
+/// Multiplies the learning rate by a factor every so many epochs.
 ///
-/// With `k` the epochs of the phase counted so far (see `stepped`):
+/// With `k` the epochs counted so far (see `stepped`):
 ///
 /// ```text
 /// learning rate = that of the optimizer * factor^floor(k / step_epochs)
 /// ```
 ///
-/// The count starts afresh in every phase. With the defaults, epochs 0 to 38 of a phase run at
-/// the full rate and epochs from 39 on at a tenth, as in the audio-video and gesture experiments
-/// of the released code of MIE; with `stepped = "after_epoch"` the drop comes at epoch 40.
+/// The count starts afresh with the optimizer: in every stage of `staged`. Where modalities take
+/// turns by epochs and the optimizer goes on, each counts its own. With the defaults, epochs 0 to
+/// 38 run at the full rate and epochs from 39 on at a tenth, as in the audio-video and gesture
+/// experiments of the released code of MIE; with `stepped = "after_epoch"` the drop comes at
+/// epoch 40.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StepLrConfig {

@@ -4,18 +4,20 @@ use mie_core::prelude::*;
 
 use super::Stepped;
 
-/// Raises the learning rate linearly in the first epochs of a phase.
+/// Raises the learning rate linearly in the first epochs.
 ///
-/// With `k` the epochs of the phase counted so far (see `stepped`):
+/// With `k` the epochs counted so far (see `stepped`):
 ///
 /// ```text
 /// factor(k)     = start_factor + (1 - start_factor) min(k, epochs) / epochs
 /// learning rate = that of the optimizer * factor(k)
 /// ```
 ///
-/// The count starts afresh in every phase. With the defaults the first epoch runs at two thirds
-/// of the rate and the second already at all of it, as in the image-text experiments of the
-/// released code of MIE; with `stepped = "after_epoch"` they run at one third and two thirds.
+/// The count starts afresh with the optimizer: in every stage of `staged`. Where modalities take
+/// turns by epochs and the optimizer goes on, each counts its own. With the defaults the first
+/// epoch runs at two thirds of the rate and the second already at all of it, as in the image-text
+/// experiments of the released code of MIE; with `stepped = "after_epoch"` they run at one third
+/// and two thirds.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WarmupConfig {

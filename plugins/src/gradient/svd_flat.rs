@@ -289,12 +289,6 @@ impl GradientModifier for SvdFlat {
         for name in &self.config.targets {
             run.expect_modality("targets", name)?;
         }
-        if run.phases.iter().all(|phase| phase.source.is_empty()) {
-            return Err(Error::refused(
-                "no phase of the strategy has a source modality to learn flat directions from",
-                "choose a strategy that names one, such as `staged`, or remove the plugin",
-            ));
-        }
         if let Scope::Layers(patterns) = &self.config.scope {
             let names = || run.layers.values().flatten().map(Layer::local_name);
             let idle = |pattern: &&String| !names().any(|name| matches_glob(pattern, name));
@@ -583,6 +577,8 @@ mod tests {
             phase,
             epoch: 0,
             epochs: 1,
+            schedule_epoch: 0,
+            fresh: true,
             step: 0,
             global_step: 0,
             trained: vec![trained.to_owned()],
@@ -654,36 +650,25 @@ mod tests {
 
     #[test]
     fn options_that_fit_nothing_in_the_run_are_refused_before_training() {
-        let shape = |source: &[&str]| RunShape {
+        let shape = RunShape {
             layers: MadeUp::text_and_image().layers,
-            phases: vec![Phase {
-                label: "image".to_owned(),
-                sub_steps: Vec::new(),
-                epochs: 1,
-                load: Load::Last,
-                reset_optimizer: true,
-                source: source.iter().map(|name| (*name).to_owned()).collect(),
-                score: Score::Fused,
-            }],
             batch_size: 8,
             training_samples: Some(12),
             ..RunShape::default()
         };
         let base = SvdFlatConfig::default;
-        let refusal = |config, source: &[&str]| {
-            plugin(config).check(&shape(source)).map_err(|error| error.to_string())
-        };
-        assert_eq!(refusal(base(), &["text"]), Ok(()));
+        let refusal =
+            |config| plugin(config).check(&shape).map_err(|error: Error| error.to_string());
+        assert_eq!(refusal(base()), Ok(()));
         let targets = vec!["imgae".to_owned()];
-        let error = refusal(SvdFlatConfig { targets, ..base() }, &["text"]).unwrap_err();
+        let error = refusal(SvdFlatConfig { targets, ..base() }).unwrap_err();
         assert!(error.contains("`imgae`") && error.contains("mean `image`?"), "{error}");
         let scope = Scope::Layers(vec!["fc*".to_owned(), "layer4.*".to_owned()]);
-        let error = refusal(SvdFlatConfig { scope, ..base() }, &["text"]).unwrap_err();
+        let error = refusal(SvdFlatConfig { scope, ..base() }).unwrap_err();
         assert!(error.contains("`layer4.*`") && error.contains("`fc1`"), "{error}");
         let covariance_batch_size = Some(13);
         let config = SvdFlatConfig { covariance_batch_size, ..base() };
-        assert!(refusal(config, &["text"]).unwrap_err().contains("12 training samples"));
-        assert!(refusal(base(), &[]).unwrap_err().contains("no phase"));
+        assert!(refusal(config).unwrap_err().contains("12 training samples"));
     }
 
     #[test]

@@ -8,9 +8,9 @@ use super::order::{ensure_distinct, in_order};
 ///
 /// With `unit = "batch"` every batch is trained on once by each modality, one after another, in a
 /// single phase. With `unit = "epoch"` each epoch of one modality is a phase, and `epochs` such
-/// rounds are made; weights and optimizer are carried on from phase to phase. Controllers that
-/// count the epochs of a phase (`step_lr`, `warmup`, `plateau`, `early_stop`) then never count
-/// beyond one. The fused decision picks the best checkpoint.
+/// rounds are made; weights and optimizer are carried on from phase to phase. Schedules (`step_lr`,
+/// `warmup`) count the epochs of each modality, `plateau` those of all; `early_stop` ends no more
+/// than the turn at hand. The fused decision picks the best checkpoint.
 ///
 /// Source: MLA (Zhang et al. 2024) alternates by batch.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
