@@ -44,6 +44,17 @@ impl Pass<'_> {
         self.statistics != Statistics::Running
     }
 
+    /// Drops a share of `x` in training: `x m / (1 - share)`, each entry of `m` 0 with
+    /// probability `share` and else 1; in evaluation `x` as it is.
+    ///
+    /// Source: Srivastava et al. 2014, <https://jmlr.org/papers/v15/srivastava14a.html>.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn dropout(&self, x: Tensor, share: f64) -> Result<Tensor> {
+        if self.training() && share > 0.0 { Ok(x.f_dropout(share, true)?) } else { Ok(x) }
+    }
+
     fn show(&mut self, layer: &Layer, input: &Tensor) -> Result<()> {
         match self.probe.as_deref_mut() {
             Some(probe) => probe.see(layer, input),

@@ -18,6 +18,7 @@ use crate::random::Seed;
 pub struct Head {
     layers: Vec<Linear>,
     relu: HeadRelu,
+    dropout: f64,
 }
 
 impl Head {
@@ -33,7 +34,7 @@ impl Head {
             .enumerate()
             .map(|(i, pair)| Linear::new(&at.sub(&format!("fc{}", i + 1)), pair[0], pair[1]))
             .collect::<Result<_>>()?;
-        Ok(Self { layers, relu: options.relu })
+        Ok(Self { layers, relu: options.relu, dropout: options.dropout })
     }
 
     /// Maps features `[batch, inputs]` to logits `[batch, classes]`.
@@ -44,7 +45,7 @@ impl Head {
         let mut x = features.shallow_clone();
         let last = self.layers.len() - 1;
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, pass)?;
+            x = layer.forward(&pass.dropout(x, self.dropout)?, pass)?;
             let relu = match self.relu {
                 HeadRelu::First => index == 0,
                 HeadRelu::All => true,
@@ -372,5 +373,26 @@ mod tests {
         assert_eq!(out(HeadRelu::First), by_hand);
         assert_ne!(out(HeadRelu::All), by_hand);
         assert_ne!(out(HeadRelu::None), by_hand);
+    }
+
+    #[test]
+    fn dropout_thins_every_layer_s_inputs_in_training_alone_and_keeps_their_mean() {
+        let store = RefCell::new(Parameters::default());
+        let at = Builder::new(&store, Seed(0), Device::Cpu, GroupId::Head("audio".to_owned()));
+        let options = HeadSection { hidden: Vec::new(), dropout: 0.25, ..HeadSection::default() };
+        let head = Head::new(&at, 4, 3, &options).unwrap();
+        let x = Tensor::ones([20_000, 4], tch::kind::FLOAT_CPU);
+        let run =
+            |statistics| head.forward(&x, &mut Pass { statistics, probe: None }).unwrap().detach();
+        let plain = run(Statistics::Running);
+        assert_eq!(plain, run(Statistics::Running));
+        tch::manual_seed(3);
+        let thinned = run(Statistics::Update);
+        assert_ne!(plain, thinned);
+        let off = (thinned.mean_dim(0i64, false, None) - plain.mean_dim(0i64, false, None)).abs();
+        assert!(off.max().double_value(&[]) < 0.01, "{off:?}");
+        // Equal seeds draw equal masks: what makes a resumed run the same.
+        tch::manual_seed(3);
+        assert_eq!(thinned, run(Statistics::Keep));
     }
 }

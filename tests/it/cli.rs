@@ -5,102 +5,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use mie_core::catalogue::plugins;
 use mie_core::config::Resolved;
-use mie_core::engine::Existing;
 use mie_record::{Event, RunDir, Summary, read_events, read_scalars};
 use serde_json::Value;
 
-use crate::support::{
-    MIE, SMALL, Watcher, checkpoint_bits, data, experiment, only_run, root, train_in,
-};
-
-/// A folder in which the program runs, away from everything the user has set.
-struct Desk(tempfile::TempDir);
-
-/// What the program wrote.
-struct Ran {
-    out: String,
-    err: String,
-}
-
-impl Desk {
-    /// Lays out a folder that holds the small experiment, and no data.
-    fn new() -> Self {
-        let desk = Self(tempfile::tempdir().unwrap());
-        desk.write("experiment.toml", SMALL);
-        desk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn runs(&self) -> PathBuf {
-        self.path("runs")
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    /// Writes the small experiment with a mistake in it.
-    fn write_faulty(&self, name: &str, right: &str, wrong: &str) {
-        assert!(SMALL.contains(right), "{right}");
-        self.write(name, &SMALL.replace(right, wrong));
-    }
-
-    /// A path as the program prints it, which runs in this folder.
-    fn shown(&self, path: &Path) -> String {
-        path.strip_prefix(self.0.path()).unwrap().display().to_string()
-    }
-
-    fn start(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(self.0.path()).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("MIE_") {
-                command.env_remove(name);
-            }
-        }
-        command.env_remove("RUST_BACKTRACE").env_remove("COLUMNS");
-        command.env("MIE_RUNS_DIR", "runs").env("MIE_DATA_DIR", "data");
-        // Tests run side by side and would only wait for each other's threads.
-        command.env("OMP_NUM_THREADS", "1");
-        command
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        self.start(env!("CARGO_BIN_EXE_mie"), arguments)
-    }
-
-    /// Runs the program to its end, which must be with this exit status.
-    fn run(&self, arguments: &[&str], status: i32) -> Ran {
-        ended(self.command(arguments).output().unwrap(), status)
-    }
-
-    /// Trains without the program, for commands that want a run.
-    fn trained(&self, assignments: &[&str], stop_after: Option<u64>) -> RunDir {
-        let resolved = experiment(SMALL, assignments).unwrap();
-        let mut watcher = Watcher { stop_after, ..Watcher::default() };
-        train_in(&self.runs(), &resolved, Existing::Refuse, &mut watcher).unwrap();
-        let folder = self.runs().join("test/small").join(resolved.fingerprint().unwrap());
-        RunDir::open(&folder).unwrap()
-    }
-}
-
-fn ended(output: Output, status: i32) -> Ran {
-    let ran = Ran {
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    };
-    assert_eq!(output.status.code(), Some(status), "printed:\n{}\n{}", ran.out, ran.err);
-    ran
-}
+use crate::desk::{Desk, Ran, ended, wait_for_step};
+use crate::support::{MIE, checkpoint_bits, data, only_run, root};
 
 fn summary_of(run: &RunDir) -> Summary {
     run.read_summary().unwrap().unwrap()
@@ -216,7 +129,7 @@ fn every_faulty_configuration_is_named_with_place_found_and_expected() {
     assert_eq!(
         key,
         "error: key.toml: head.hiden: unknown field `hiden`, expected one of `unimodal`, \
-         `shared`, `hidden`, `relu` (did you mean `hidden`?)"
+         `shared`, `hidden`, `relu`, `dropout` (did you mean `hidden`?)"
     );
     let unknown = "error: plugin.toml: fusion.name: unknown name `avrage`, expected one of ";
     assert!(plugin.starts_with(unknown), "{plugin}");
@@ -447,25 +360,6 @@ fn a_run_that_is_asked_to_stop_saves_says_how_to_go_on_and_ends_with_the_same_bi
             let equal = checkpoint_bits(&run, name) == checkpoint_bits(&whole, name);
             assert!(equal, "{signal}: {name} differs");
         }
-    }
-}
-
-/// Waits until a run has recorded a step.
-fn wait_for_step(step: u64, runs: &Path, child: &mut Child) {
-    // What is about to be created cannot be read yet.
-    let latest = || {
-        let run = RunDir::list(runs).ok()?.into_iter().next()?;
-        let events = read_events(&run.metrics_path()).ok()?.events;
-        events.iter().rev().find_map(|event| match event {
-            Event::Step { at, .. } => Some(at.step),
-            _ => None,
-        })
-    };
-    let started = Instant::now();
-    while latest().is_none_or(|latest| latest < step) {
-        assert_eq!(child.try_wait().unwrap(), None, "the run ended before step {step}");
-        assert!(started.elapsed() < Duration::from_mins(2), "step {step} is never reached");
-        sleep(Duration::from_millis(5));
     }
 }
 

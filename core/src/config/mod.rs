@@ -155,11 +155,19 @@ pub struct HeadSection {
     pub hidden: Vec<i64>,
     /// Where ReLU stands.
     pub relu: HeadRelu,
+    /// Share of each layer's inputs that is dropped in training, in `[0, 1)`. The paper: 0.
+    pub dropout: f64,
 }
 
 impl Default for HeadSection {
     fn default() -> Self {
-        Self { unimodal: true, shared: false, hidden: vec![256, 64], relu: HeadRelu::First }
+        Self {
+            unimodal: true,
+            shared: false,
+            hidden: vec![256, 64],
+            relu: HeadRelu::First,
+            dropout: 0.0,
+        }
     }
 }
 
@@ -370,6 +378,8 @@ impl Resolved {
         )?;
         let narrowest = e.head.hidden.iter().min().copied().unwrap_or(1);
         within("head", ensure_range("hidden", "widths of at least 1", narrowest, narrowest > 0))?;
+        let dropout = e.head.dropout;
+        within("head", ensure_range("dropout", "[0, 1)", dropout, (0.0..1.0).contains(&dropout)))?;
         within("fusion", e.fusion.validate())?;
         for (index, plugin) in e.also_evaluate.iter().enumerate() {
             within(&format!("also_evaluate.{index}"), plugin.validate())?;

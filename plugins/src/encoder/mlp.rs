@@ -25,11 +25,14 @@ pub struct MlpConfig {
     pub hidden: Vec<i64>,
     /// Width of the feature in neurons, at least 1. Default 64, ours.
     pub width: i64,
+    /// Share of each layer's inputs but the first's that is dropped in training, in `[0, 1)`.
+    /// Default 0.
+    pub dropout: f64,
 }
 
 impl Default for MlpConfig {
     fn default() -> Self {
-        Self { hidden: vec![64], width: 64 }
+        Self { hidden: vec![64], width: 64, dropout: 0.0 }
     }
 }
 
@@ -38,7 +41,8 @@ impl EncoderConfig for MlpConfig {
     fn validate(&self) -> Result<()> {
         let hidden = format!("{:?}", self.hidden);
         ensure_range("hidden", "a list of [1, inf)", hidden, self.hidden.iter().all(|&n| n >= 1))?;
-        ensure_range("width", "[1, inf)", self.width, self.width >= 1)
+        ensure_range("width", "[1, inf)", self.width, self.width >= 1)?;
+        ensure_range("dropout", "[0, 1)", self.dropout, (0.0..1.0).contains(&self.dropout))
     }
 
     fn build(&self, inputs: &Sizes, at: &Builder<'_>) -> Result<Box<dyn Encoder>> {
@@ -50,7 +54,7 @@ impl EncoderConfig for MlpConfig {
             layers.push(Linear::new(&at.sub(&format!("fc{}", index + 1)), width, outputs)?);
             width = outputs;
         }
-        Ok(Box::new(Mlp { layers, width }))
+        Ok(Box::new(Mlp { layers, width, dropout: self.dropout }))
     }
 }
 register!(encoder::<MlpConfig>, source = "Rumelhart et al. 1986, doi:10.1038/323533a0");
@@ -58,12 +62,16 @@ register!(encoder::<MlpConfig>, source = "Rumelhart et al. 1986, doi:10.1038/323
 struct Mlp {
     layers: Vec<Linear>,
     width: i64,
+    dropout: f64,
 }
 
 impl Encoder for Mlp {
     fn stage(&self, _index: usize, x: Named, pass: &mut Pass<'_>) -> Result<Named> {
         let mut x = x.value()?.f_flatten(1, -1)?;
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index > 0 {
+                x = pass.dropout(x, self.dropout)?;
+            }
             x = layer.forward(&x, pass)?.f_relu_()?;
         }
         Ok(Named::value_of(x))
@@ -80,12 +88,12 @@ impl Encoder for Mlp {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{build, feature, wave};
+    use super::super::fixture::{build, feature, run, wave};
     use super::*;
 
     #[test]
     fn one_layer_computes_a_rectified_affine_map() {
-        let config = MlpConfig { hidden: vec![], width: 2 };
+        let config = MlpConfig { hidden: vec![], width: 2, ..MlpConfig::default() };
         let (encoder, store) = build(&config, &[2]).unwrap();
         let set = |name: &str, values: &[f32], shape: &[i64]| {
             let _guard = no_grad_guard();
@@ -102,6 +110,24 @@ mod tests {
     }
 
     #[test]
+    fn dropout_acts_between_layers_in_training_alone() {
+        let with = |dropout| MlpConfig { hidden: vec![50], width: 4, dropout };
+        let (dropping, _) = build(&with(0.5), &[6]).unwrap();
+        let (plain, _) = build(&with(0.0), &[6]).unwrap();
+        let x = wave(&[3, 6]);
+        let expected = feature(plain.as_ref(), &x);
+        assert_eq!(feature(dropping.as_ref(), &x), expected);
+        assert_ne!(run(dropping.as_ref(), 1, &x, Statistics::Update), expected);
+        assert_eq!(run(plain.as_ref(), 1, &x, Statistics::Update), expected);
+        // The inputs themselves are whole: one layer has nothing to drop.
+        let single = MlpConfig { hidden: vec![], width: 4, dropout: 0.5 };
+        let (single, _) = build(&single, &[6]).unwrap();
+        let found = run(single.as_ref(), 1, &x, Statistics::Update);
+        assert_eq!(found, feature(single.as_ref(), &x));
+        assert!(with(1.0).validate().unwrap_err().to_string().contains("[0, 1)"));
+    }
+
+    #[test]
     fn any_shape_is_flattened_and_the_last_layer_is_rectified_too() {
         let (encoder, _) = build(&MlpConfig::default(), &[2, 3, 4]).unwrap();
         let x = wave(&[5, 2, 3, 4]);
@@ -114,7 +140,7 @@ mod tests {
 
     #[test]
     fn layers_are_listed_in_forward_order_with_their_shapes() {
-        let config = MlpConfig { hidden: vec![7, 5], width: 3 };
+        let config = MlpConfig { hidden: vec![7, 5], width: 3, ..MlpConfig::default() };
         let (encoder, _) = build(&config, &[4]).unwrap();
         let found: Vec<_> = encoder
             .layers()
@@ -128,7 +154,7 @@ mod tests {
 
     #[test]
     fn layers_without_neurons_and_samples_without_dimensions_are_refused() {
-        let config = MlpConfig { hidden: vec![8, 0], width: 3 };
+        let config = MlpConfig { hidden: vec![8, 0], width: 3, ..MlpConfig::default() };
         let error = config.validate().unwrap_err().to_string();
         assert_eq!(error, "`hidden` is [8, 0], expected a list of [1, inf)");
         let error = build(&MlpConfig::default(), &[]).err().unwrap().to_string();
