@@ -128,7 +128,7 @@ fn every_faulty_configuration_is_named_with_place_found_and_expected() {
     let [key, plugin, kind, range, gone, count] = lines[..] else { panic!("{}", ran.err) };
     assert_eq!(
         key,
-        "error: key.toml: head.hiden: unknown field `hiden`, expected one of `unimodal`, \
+        "error: key.toml: head.hiden: unknown key `hiden`, expected one of `unimodal`, \
          `shared`, `hidden`, `relu`, `dropout` (did you mean `hidden`?)"
     );
     let unknown = "error: plugin.toml: fusion.name: unknown name `avrage`, expected one of ";
@@ -147,7 +147,7 @@ fn every_faulty_configuration_is_named_with_place_found_and_expected() {
 fn a_misspelt_option_of_a_plugin_stops_training_before_it_starts() {
     let desk = Desk::new();
     desk.write_faulty("faulty.toml", "learning_rate", "learning_rte");
-    let problem = "optimizer.learning_rte: unknown field `learning_rte`, expected one of \
+    let problem = "optimizer.learning_rte: unknown key `learning_rte`, expected one of \
                    `learning_rate`, `momentum`, `weight_decay`, `nesterov` (did you mean \
                    `learning_rate`?)\n";
     let ran = desk.run(&["train", "faulty.toml"], 2);
@@ -475,7 +475,8 @@ fn a_complete_dataset_is_found_to_be_so() {
         "train  2,400 samples (expected 2400); 240 to 240 of a class\n\
          valid  300 samples (expected 300); 30 to 30 of a class\n\
          test   300 samples (expected 300); 30 to 30 of a class\n\
-         nothing differs from a complete copy\n"
+         nothing differs from a complete copy\n\
+         contents were not decoded: --decode does, given an experiment\n"
     );
     assert_eq!(ran.err, "");
 }
@@ -493,7 +494,8 @@ fn a_missing_or_truncated_recording_is_named() {
     fs::remove_file(desk.path(name)).unwrap();
     let out = desk.run(&["data", "check", "few.toml"], 1).out;
     assert!(out.contains("\n1 difference:\n  audio: 1 missing, "), "{out}");
-    assert!(out.ends_with(&format!(" audio: {name} (not found)\n")), "{out}");
+    assert!(out.contains(&format!(" audio: {name} (not found)\n")), "{out}");
+    assert!(out.contains("to train without these samples: data.exclude = [\"0_george_0-"), "{out}");
 
     fs::write(desk.path(name), &bytes[..100]).unwrap();
     let out = desk.run(&decode, 1).out;

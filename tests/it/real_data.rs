@@ -1,6 +1,10 @@
 //! Short runs on real files.
 
+use std::sync::Arc;
+
 use mie_core::config::Resolved;
+use mie_core::data::{Batches, Request};
+use mie_core::prelude::*;
 use mie_record::Event;
 
 use crate::support::{data, finished, root};
@@ -104,4 +108,75 @@ fn a_missing_file_is_refused_by_name_or_skipped_and_recorded() {
     let id = skipped[0].split(':').next().unwrap();
     let source = open(&[&format!("data.exclude=[\"{id}\"]")]).unwrap();
     assert!(source.records().iter().any(|record| record.skipped.len() == 1));
+}
+
+#[test]
+fn a_broken_file_stops_the_run_with_its_sample_and_the_way_to_leave_it_out() {
+    let Some(folder) = without_one_recording() else { return };
+    let file = folder.path().join("avdigits/fsdd/recordings/3_theo_37.wav");
+    std::fs::write(&file, "no sound").unwrap();
+    let config = root().join("configs/experiments/av_digits/unimodal_audio.toml");
+    let train = |further: &str| {
+        let mut assignments: Vec<String> =
+            ["strategy.epochs=1", "run.workers=2"].map(str::to_owned).into();
+        assignments.extend((!further.is_empty()).then(|| further.to_owned()));
+        let resolved = Resolved::read(&config, &assignments).unwrap();
+        let experiment = &resolved.experiment;
+        let source = Arc::new(mie_core::engine::open_data(experiment, folder.path())?);
+        let request = Request {
+            split: Split::Train,
+            mode: Mode::Training,
+            shuffled: true,
+            epoch: 0,
+            batch_size: 32,
+            drop_last: false,
+            modalities: vec!["audio".to_owned()],
+            start: 0,
+            workers: 2,
+            prefetch: 2,
+            access: None,
+        };
+        let mut batches = Batches::start(&source, request)?;
+        while batches.next_batch()?.is_some() {}
+        Ok::<_, Error>(source.len(Split::Train))
+    };
+    let all = "data.train_per_class=240";
+    let error = train(all).unwrap_err().to_string();
+    for part in
+        ["sample `3_theo_37-", "train split", "modality `audio`", "3_theo_37.wav", "data.exclude"]
+    {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let exclude = error.split_once("data.exclude = ").unwrap().1.split_once('`').unwrap().0;
+    assert_eq!(
+        train(&format!("data={{ exclude = {exclude}, train_per_class = 239 }}")).unwrap(),
+        2390
+    );
+}
+
+#[test]
+fn a_class_that_lost_all_its_training_samples_is_refused() {
+    let Some(_) = data() else { return };
+    let experiment = |exclude: &str| {
+        let file = root().join("configs/experiments/av_digits/unimodal_audio.toml");
+        Resolved::read(&file, &[format!("data.exclude={exclude}")]).unwrap().experiment
+    };
+    let source = mie_core::engine::open_data(&experiment("[]"), &data().unwrap()).unwrap();
+    assert_eq!(source.classes().len(), 10);
+    let lists = std::fs::read_to_string(data().unwrap().join("avdigits/pairs_train.tsv")).unwrap();
+    let nines: Vec<String> = lists
+        .lines()
+        .skip(1)
+        .filter(|line| line.ends_with("\t9"))
+        .map(|line| {
+            let mut cells = line.split('\t');
+            let wav = cells.next().unwrap().rsplit('/').next().unwrap().replace(".wav", "");
+            format!("\"{wav}-{}{}\"", cells.next().unwrap(), cells.next().unwrap())
+        })
+        .collect();
+    assert_eq!(nines.len(), 240);
+    let exclude = format!("[{}]", nines.join(", "));
+    let error = mie_core::engine::open_data(&experiment(&exclude), &data().unwrap());
+    let error = error.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("class `9`") && error.contains("lost all its training"), "{error}");
 }

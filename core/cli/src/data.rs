@@ -1,5 +1,6 @@
 //! `mie data`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -263,6 +264,9 @@ fn describe(report: &CheckReport) -> String {
     }
     if report.ok() {
         lines.push("nothing differs from a complete copy".to_owned());
+        if report.decoded == 0 {
+            lines.push("contents were not decoded: --decode does, given an experiment".to_owned());
+        }
         return lines.join("\n");
     }
     lines.push(format!("{}:", count(report.differences.len(), "difference")));
@@ -277,6 +281,11 @@ fn describe(report: &CheckReport) -> String {
     }));
     if faults.len() > SHOWN {
         lines.push(format!("  … {} more, which --json lists", faults.len() - SHOWN));
+    }
+    let ids: BTreeSet<String> = faults.iter().map(|f| format!("\"{}\"", f.sample)).collect();
+    if !ids.is_empty() {
+        let ids: Vec<String> = ids.into_iter().collect();
+        lines.push(format!("to train without these samples: data.exclude = [{}]", ids.join(", ")));
     }
     lines.join("\n")
 }
@@ -311,7 +320,8 @@ mod tests {
             describe(&report()),
             "train  2,400 samples (expected 2400); 239 to 241 of a class\n\
              test   0 samples (expected number unknown)\n\
-             nothing differs from a complete copy"
+             nothing differs from a complete copy\n\
+             contents were not decoded: --decode does, given an experiment"
         );
     }
 
@@ -332,7 +342,9 @@ mod tests {
         let text = describe(&report);
         assert!(text.contains("1 difference:\n  audio: 22 missing\n22 faults:\n"), "{text}");
         assert_eq!(text.matches("  test `a` audio: a.wav (not found)\n").count(), SHOWN, "{text}");
-        assert!(text.ends_with("  … 2 more, which --json lists"), "{text}");
+        let end = "  … 2 more, which --json lists\nto train without these samples: data.exclude = \
+                   [\"a\"]";
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]

@@ -65,17 +65,49 @@ fn explain(message: &str) -> String {
     }
     let message = message
         .replace("unknown variant", "unknown name")
+        .replace("unknown field", "unknown key")
+        .replace("missing field", "missing key")
+        .replace("invalid value:", "invalid type:")
         .replace("invalid type: floating point", "found the number")
         .replace("invalid type: integer", "found the number")
         .replace("invalid type: string", "found the text")
         .replace("invalid type: boolean", "found")
         .replace("invalid type: map", "found a table")
-        .replace("invalid type: sequence", "found a list");
+        .replace("invalid type: sequence", "found a list")
+        .replace("invalid type: unit value", "found nothing")
+        .replace("invalid type: null", "found nothing");
+    let message = match message.split_once(", expected ") {
+        Some((found, expected)) => format!("{found}, expected {}", in_plain_words(expected)),
+        None => message,
+    };
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let Some((found, known)) = quoted.split_first() else { return message };
     match closest(found, known.iter().copied()) {
         Some(meant) => format!("{message} (did you mean `{meant}`?)"),
         None => message,
+    }
+}
+
+/// Says what was expected without the names of Rust's types.
+fn in_plain_words(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "str" => "a text",
+        "string or map" => "a text or a table",
+        "map with a single key" => "a table with one key",
+        other if other.starts_with("dyn ") => "a plugin: a table with a `name`",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "unit" => "nothing",
+        other if other.starts_with("struct ") || other.starts_with("internally tagged") => {
+            "a table"
+        }
+        other if other.starts_with("enum ") => "one of its names",
+        other if other.starts_with("an array of") || other.starts_with("a tuple") => "a list",
+        other => other,
     }
 }
 
@@ -122,16 +154,46 @@ mod tests {
     fn a_misspelt_key_is_named_with_the_one_that_was_meant() {
         assert_eq!(
             problem(&["seed=1", "data.batch_sise=3"]),
-            "--set data.batch_sise=3: data.batch_sise: unknown field `batch_sise`, expected \
+            "--set data.batch_sise=3: data.batch_sise: unknown key `batch_sise`, expected \
              `batch_size` (did you mean `batch_size`?)"
         );
+    }
+
+    #[test]
+    fn what_was_expected_is_said_without_the_names_of_types() {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        #[allow(dead_code, reason = "only decoding is tested")]
+        struct All {
+            flag: bool,
+            list: Vec<f64>,
+            text: String,
+            table: std::collections::BTreeMap<String, i64>,
+            optimizer: Option<Box<dyn crate::family::OptimizerConfig>>,
+        }
+        for (assignment, expected) in [
+            ("flag=3", "found the number `3`, expected true or false"),
+            ("list=3", "found the number `3`, expected a list"),
+            ("list=['a']", "found the text \"a\", expected a number"),
+            ("text=[]", "found a list, expected a text"),
+            ("table=true", "found `true`, expected a table"),
+            ("table.x=0.5", "found the number `0.5`, expected a whole number"),
+            ("optimizer=3", "found the number `3`, expected a plugin: a table with a `name`"),
+            ("optimizer.x=3", "no plugin is named here: add `name = \"…\"`"),
+        ] {
+            let mut source = Source::default();
+            source.set(assignment).unwrap();
+            let error = decode::<All>(&source).unwrap_err().to_string();
+            assert!(error.ends_with(expected), "{assignment}: {error}");
+        }
     }
 
     #[test]
     fn a_value_of_another_type_is_named_with_its_place() {
         assert_eq!(
             problem(&["seed=1", "data.batch_size=many"]),
-            "--set data.batch_size=many: data.batch_size: found the text \"many\", expected usize"
+            "--set data.batch_size=many: data.batch_size: found the text \"many\", expected a \
+             whole number from 0"
         );
     }
 

@@ -68,41 +68,69 @@ impl Source {
         if path.is_empty() || path.split('.').any(str::is_empty) {
             return Err(error("the key before `=` is empty".to_owned()));
         }
-        let value = match format!("value = {text}").parse::<toml::Table>() {
-            Ok(table) => json(&table["value"], &at)?,
-            Err(_) => Value::String(text.to_owned()),
-        };
-        // Written as a nested table, an assignment merges as a file would.
+        let value = value_of(text).map_err(error)?;
         let keys: Vec<&str> = path.split('.').collect();
-        if let Some((list, rest)) = self.list_element(&keys) {
-            set_in_list(list, rest, value.clone()).map_err(error)?;
-            self.forget(path);
-            self.note(path, &value, &at);
-            return Ok(());
+        let mut root = Value::Object(std::mem::take(&mut self.tree));
+        let done = self.place(&mut root, &keys, value, "", &at);
+        if let Value::Object(tree) = root {
+            self.tree = tree;
         }
-        let tree = keys
-            .iter()
-            .rev()
-            .fold(value, |inner, key| Value::Object(Map::from_iter([((*key).to_owned(), inner)])));
-        if let Value::Object(tree) = tree {
-            self.merge(tree, &at);
-        }
-        Ok(())
+        done.map_err(error)
     }
 
-    /// Finds the first list on the way of `keys`, with the keys that are left.
-    fn list_element<'k>(
+    /// Puts `value` where `keys` lead from `node`, which lies at `path`.
+    ///
+    /// Elements of lists are reached by position; what is no table on the way becomes one.
+    fn place(
         &mut self,
-        keys: &'k [&'k str],
-    ) -> Option<(&mut Vec<Value>, &'k [&'k str])> {
-        let mut node = self.tree.get_mut(*keys.first()?)?;
-        for (depth, key) in keys.iter().enumerate().skip(1) {
-            match node {
-                Value::Array(list) => return Some((list, &keys[depth..])),
-                other => node = other.get_mut(*key)?,
+        node: &mut Value,
+        keys: &[&str],
+        value: Value,
+        path: &str,
+        origin: &str,
+    ) -> Result<(), String> {
+        let Some((key, rest)) = keys.split_first() else {
+            match (node, value) {
+                (Value::Object(_), Value::Object(new)) if new.is_empty() => {
+                    return Err(format!(
+                        "an empty table changes nothing; name an option: `{path}.KEY=value`"
+                    ));
+                }
+                (Value::Object(old), Value::Object(new)) => {
+                    self.merge_table(old, new, path, origin);
+                }
+                (node, value) => {
+                    self.forget(path);
+                    self.note(path, &value, origin);
+                    *node = value;
+                }
             }
+            return Ok(());
+        };
+        let below = if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
+        if let Value::Array(list) = node {
+            let count = list.len();
+            let index: usize = key.parse().map_err(|_| {
+                format!("`{key}` is not a position in a list of {count} (0 is the first)")
+            })?;
+            let element = list
+                .get_mut(index)
+                .ok_or_else(|| format!("there is no element {index} in a list of {count}"))?;
+            return self.place(element, rest, value, &below, origin);
         }
-        None
+        if !node.is_object() {
+            self.forget(path);
+            self.origins.insert(path.to_owned(), origin.to_owned());
+            *node = Value::Object(Map::new());
+        }
+        let Value::Object(table) = node else { return Ok(()) };
+        if rest.is_empty() && *key == "name" {
+            // Another plugin, perhaps: as a file would say it.
+            self.merge_table(table, Map::from_iter([((*key).to_owned(), value)]), path, origin);
+            return Ok(());
+        }
+        let next = table.entry(*key).or_insert(Value::Null);
+        self.place(next, rest, value, &below, origin)
     }
 
     fn merge(&mut self, tree: Map<String, Value>, origin: &str) {
@@ -119,12 +147,14 @@ impl Source {
         origin: &str,
     ) {
         // Another plugin takes none of the options of the one it replaces.
-        if let (Some(old), Some(new)) = (into.get("name"), from.get("name"))
+        let name = |table: &Map<String, Value>| table.get("name")?.as_str().map(str::to_owned);
+        if let (Some(old), Some(new)) = (name(into), name(&from))
             && old != new
             && !path.is_empty()
         {
             into.clear();
             self.forget(path);
+            self.origins.insert(path.to_owned(), origin.to_owned());
         }
         for (key, value) in from {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -174,22 +204,26 @@ impl Source {
     }
 }
 
-fn set_in_list(list: &mut [Value], keys: &[&str], value: Value) -> Result<(), String> {
-    let count = list.len();
-    let index: usize = keys[0].parse().map_err(|_| {
-        format!("`{}` is not a position in a list of {count} (0 is the first)", keys[0])
-    })?;
-    let mut node = list
-        .get_mut(index)
-        .ok_or_else(|| format!("there is no element {index} in a list of {count}"))?;
-    for key in &keys[1..] {
-        node = match node {
-            Value::Object(table) => table.entry(*key).or_insert(Value::Null),
-            _ => return Err(format!("`{key}` lies below something that is no table")),
-        };
+/// Reads the value of an assignment: TOML, or else a bare text.
+fn value_of(text: &str) -> Result<Value, String> {
+    let line = "one value in one line; repeat `--set` for another option";
+    if text.contains('\n') {
+        return Err(format!("found several lines, expected {line}"));
     }
-    *node = value;
-    Ok(())
+    match format!("value = {text}").parse::<toml::Table>() {
+        Ok(table) => match table.get("value") {
+            Some(value) => json(value, "").map_err(|error| match error {
+                Error::Config { problem, .. } => problem,
+                other => other.to_string(),
+            }),
+            None => Err(format!("found no value, expected {line}")),
+        },
+        // What is meant as a list, table or quoted text is no bare one.
+        Err(error) if text.starts_with(['[', '{', '"', '\'']) => {
+            Err(format!("not a TOML value: {}", error.message()))
+        }
+        Err(_) => Ok(Value::String(text.to_owned())),
+    }
 }
 
 fn parents(extends: Option<Value>, at: &str) -> Result<Vec<String>> {
@@ -314,8 +348,47 @@ mod tests {
             .unwrap();
         source.set("controllers.1.factor=0.5").unwrap();
         assert_eq!(Value::Object(source.tree.clone())["controllers"][1]["factor"], 0.5);
+        source.set("controllers.1.name=step_lr").unwrap();
+        let element = Value::Object(source.tree.clone())["controllers"][1].clone();
+        assert_eq!(element, serde_json::json!({ "name": "step_lr" }));
+        assert_eq!(source.origin("controllers.1.name"), Some("--set controllers.1.name=step_lr"));
+        source.set("controllers.0.scope.share=0.5").unwrap();
+        source.set("controllers.1.scope=head").unwrap();
+        source.set("controllers.1.scope.share=0.3").unwrap();
+        let tree = Value::Object(source.tree.clone());
+        assert_eq!(tree["controllers"][0]["scope"], serde_json::json!({ "share": 0.5 }));
+        assert_eq!(tree["controllers"][1]["scope"], serde_json::json!({ "share": 0.3 }));
         let error = source.set("controllers.2.factor=1").unwrap_err().to_string();
         assert!(error.ends_with("there is no element 2 in a list of 2"), "{error}");
+    }
+
+    #[test]
+    fn assignments_that_say_nothing_or_half_are_refused() {
+        let mut source = Source::default();
+        source.set("optimizer={ name = 'sgd' }").unwrap();
+        for (assignment, problem) in [
+            ("optimizer={}", "name an option: `optimizer.KEY=value`"),
+            ("seed=1\nlabel=2", "found several lines"),
+            ("optimizer={ name = 'sgd'", "not a TOML value"),
+            ("hidden=[1, 2", "not a TOML value"),
+            ("seed", "expected `key.path=value`"),
+            ("a..b=1", "is empty"),
+        ] {
+            let error = source.set(assignment).unwrap_err().to_string();
+            assert!(error.contains(problem), "{assignment}: {error}");
+        }
+        assert_eq!(Value::Object(source.tree), serde_json::json!({"optimizer": {"name": "sgd"}}));
+    }
+
+    #[test]
+    fn a_modality_may_be_called_name() {
+        let mut source = Source::default();
+        source.set("modalities.name={ projection = 1 }").unwrap();
+        source.set("modalities.audio={ projection = 3 }").unwrap();
+        source.set("modalities.name={ projection = 2 }").unwrap();
+        let expected =
+            serde_json::json!({ "name": { "projection": 2 }, "audio": { "projection": 3 } });
+        assert_eq!(Value::Object(source.tree)["modalities"], expected);
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl HostBatch {
                 guarded(&format!("modality `{name}`"), || {
                     let raw = source.dataset.raw(entry.split, entry.index, name)?;
                     source.modalities[name].load(&raw, mode, &draw, &mut out)
-                })?;
+                })
+                .map_err(|error| source.in_sample(entry, name, error))?;
             }
         }
         Ok(())

@@ -163,6 +163,7 @@ impl DataSource {
                 ),
             ));
         }
+        self.check_classes()?;
         if self.splits[&Split::Valid].is_empty() && options.validation_share > 0.0 {
             self.split_off_validation(options.validation_share);
         }
@@ -176,6 +177,24 @@ impl DataSource {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses a class whose training samples were all left out.
+    fn check_classes(&self) -> Result<()> {
+        let listed: BTreeSet<usize> =
+            self.dataset.samples(Split::Train).iter().map(|sample| sample.label).collect();
+        let left: BTreeSet<usize> =
+            self.splits[&Split::Train].iter().map(|entry| entry.label).collect();
+        let Some(&lost) = listed.difference(&left).next() else { return Ok(()) };
+        Err(Error::refused(
+            format!(
+                "class `{}` of dataset `{}` has lost all its training samples to \
+                 data.on_missing = \"skip\" or data.exclude",
+                self.dataset.classes()[lost],
+                self.dataset_name
+            ),
+            "complete the data (`mie data check` lists what is missing), or exclude less",
+        ))
     }
 
     fn missing(&self, split: Split, index: usize) -> Option<String> {
@@ -265,6 +284,17 @@ impl DataSource {
             ));
         }
         Ok(self.splits.get(&split).map_or(&[], Vec::as_slice))
+    }
+
+    /// Says in which sample an error arose.
+    pub(super) fn in_sample(&self, entry: &Entry, modality: &str, error: Error) -> Error {
+        let sample = self.dataset.samples(entry.split).get(entry.index);
+        Error::Sample {
+            sample: sample.map(|sample| sample.id.clone()).unwrap_or_default(),
+            split: entry.split.name(),
+            modality: modality.to_owned(),
+            source: Box::new(error),
+        }
     }
 
     /// Describes each split for the record.

@@ -6,7 +6,7 @@ use tch::Device;
 
 use super::checks::{self, Wanted};
 use crate::config::Experiment;
-use crate::data::DataSource;
+use crate::data::{DataSource, check_mixup};
 use crate::error::{Result, guarded};
 use crate::family::{
     Controller, GradientModifier, Objective, Optimizer, Phase, RunShape, Split, Strategy,
@@ -132,6 +132,9 @@ impl Assembly {
     pub(super) fn check(&self, experiment: &Experiment, source: Option<&DataSource>) -> Result<()> {
         if let Some(source) = source {
             checks::check_splits(experiment, &self.wanted, source)?;
+        }
+        if let Some(options) = &experiment.data.mixup {
+            check_mixup(options, &self.phases)?;
         }
         let modalities = self.model.modalities();
         let shape = RunShape {
