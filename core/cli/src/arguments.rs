@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mie_core::{Result, data, device};
+use mie_record::RunDir;
 use tch::Device;
 
 // Doc comments here are the help that users read.
@@ -31,6 +32,19 @@ impl DataDir {
     /// The folder to use.
     pub(crate) fn folder(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(data::data_dir)
+    }
+
+    /// The folder to use for a run: the one given or set, or else the one it was trained with.
+    pub(crate) fn folder_of(&self, run: &Path) -> PathBuf {
+        let recorded = || {
+            let manifest = RunDir::open(run).and_then(|run| run.read_manifest()).ok()?;
+            let folder = PathBuf::from(manifest.deviations.get("data_dir")?);
+            folder.is_dir().then_some(folder)
+        };
+        if self.data_dir.is_some() || std::env::var_os("MIE_DATA_DIR").is_some() {
+            return self.folder();
+        }
+        recorded().unwrap_or_else(|| self.folder())
     }
 }
 

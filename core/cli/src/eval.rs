@@ -50,7 +50,7 @@ impl Eval {
             Evaluated::Test => Split::Test,
         };
         let device = self.device.find()?;
-        let folder = self.data_dir.folder();
+        let folder = self.data_dir.folder_of(&self.run);
         let (evaluation, classes) =
             engine::evaluate_run(&self.run, split, &folder, device, &self.overrides.set)?;
         if self.json {

@@ -191,7 +191,10 @@ impl Observer for Progress<'_> {
         self.run = Some(run.clone());
         self.shell.line(&format!("run      {}", run.path().display()));
         if finished {
-            self.shell.line("         is finished already: nothing is left to do");
+            self.shell.line(
+                "         is finished already: nothing is trained, these are its scores\n         for \
+                 a new run change the seed or a setting, or remove the folder",
+            );
             return;
         }
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or_default();

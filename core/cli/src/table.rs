@@ -38,7 +38,7 @@ enum Format {
 
 impl Table {
     pub(crate) fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
-        let comparison = mie_report::compare(&self.found()?)?;
+        let comparison = mie_report::compare(&self.found()?);
         let text = match self.format {
             Format::Text => comparison.text(shell.width()),
             Format::Markdown => comparison.markdown(),

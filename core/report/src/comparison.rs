@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mie_record::{Manifest, ORACLE, OutputMetrics, Result, RunDir, SKIPPED_DATA, Summary};
+use mie_record::{Manifest, ORACLE, OutputMetrics, RunDir, SKIPPED_DATA, Summary};
 use serde::{Deserialize, Serialize};
 
 use crate::spread::Spread;
@@ -29,6 +29,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// Runs without a summary, which count nowhere in the rows.
     pub unfinished: Vec<Unfinished>,
+    /// Runs whose files are damaged, which count nowhere either.
+    pub unreadable: Vec<Unreadable>,
     /// What the marks of the rows mean.
     pub footnotes: BTreeMap<String, String>,
 }
@@ -74,20 +76,34 @@ pub struct Unfinished {
     pub path: String,
 }
 
+/// Names a run that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// Its directory.
+    pub path: String,
+    /// What is wrong with which file.
+    pub problem: String,
+}
+
 /// Compares runs: groups the finished ones by experiment, over seeds.
 ///
 /// The experiment of the first finished run is what the others are compared with. Runs tested on
-/// other data than that run are marked, and no differences are drawn with them.
-///
-/// # Errors
-/// Those of [`RunDir::read_manifest`] and [`RunDir::read_summary`]: a run that cannot be read is
-/// not left out silently.
-pub fn compare(runs: &[RunDir]) -> Result<Comparison> {
+/// other data than that run are marked, and no differences are drawn with them. A run that cannot
+/// be read is listed with the reason.
+pub fn compare(runs: &[RunDir]) -> Comparison {
     let mut groups: Vec<Vec<Finished>> = Vec::new();
-    let mut unfinished = Vec::new();
+    let (mut unfinished, mut unreadable) = (Vec::new(), Vec::new());
     for run in runs {
-        let manifest = run.read_manifest()?;
-        let Some(summary) = run.read_summary()? else {
+        let read = run.read_manifest().and_then(|manifest| Ok((manifest, run.read_summary()?)));
+        let (manifest, summary) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                let path = run.path().display().to_string();
+                unreadable.push(Unreadable { path, problem: error.to_string() });
+                continue;
+            }
+        };
+        let Some(summary) = summary else {
             unfinished.push(Unfinished {
                 experiment: manifest.experiment,
                 seed: manifest.seed,
@@ -109,7 +125,7 @@ pub fn compare(runs: &[RunDir]) -> Result<Comparison> {
     }
     let rows = rows(&groups);
     let footnotes = footnotes(&rows);
-    Ok(Comparison { split: SPLIT.to_owned(), rows, unfinished, footnotes })
+    Comparison { split: SPLIT.to_owned(), rows, unfinished, unreadable, footnotes }
 }
 
 /// Holds what a finished run says about itself.
@@ -266,7 +282,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let runs = [(2, 0.6), (0, 0.7), (1, 0.8)]
             .map(|(seed, score)| Sample::new("mie", seed).scored("fused", score).finish(&root));
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         assert_eq!(comparison.split, "test");
         let [row] = comparison.rows.as_slice() else { unreachable!("{comparison:?}") };
         assert_eq!(row.experiment, "mie");
@@ -285,9 +301,29 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let runs = [("zero", 0), ("mie", 0), ("zero", 1)]
             .map(|(name, seed)| Sample::new(name, seed).scored("fused", 0.5).finish(&root));
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         let names: Vec<_> = comparison.rows.iter().map(|row| row.experiment.as_str()).collect();
         assert_eq!(names, ["zero", "mie"]);
+    }
+
+    #[test]
+    fn runs_that_cannot_be_read_are_listed_and_the_others_are_compared() {
+        let root = tempfile::tempdir().unwrap();
+        let runs = [0, 1, 2].map(|seed| Sample::new("mie", seed).finish(&root));
+        fs::write(runs[0].manifest_path(), "{ half a").unwrap();
+        fs::write(runs[2].summary_path(), "{").unwrap();
+        let comparison = compare(&runs);
+        assert_eq!(comparison.rows[0].seeds, [1]);
+        for (unreadable, (run, file)) in comparison
+            .unreadable
+            .iter()
+            .zip([(&runs[0], "manifest.json"), (&runs[2], "summary.json")])
+        {
+            assert_eq!(unreadable.path, run.path().display().to_string());
+            assert!(unreadable.problem.contains(file), "{unreadable:?}");
+            assert!(comparison.text(None).contains(&format!("left out: {}", unreadable.problem)));
+        }
+        assert_eq!(comparison.unreadable.len(), 2);
     }
 
     #[test]
@@ -295,7 +331,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let started = Sample::new("mie", 1).scored("fused", 0.9).start(&root);
         let runs = [started.clone(), Sample::new("mie", 0).scored("fused", 0.5).finish(&root)];
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         assert_eq!(comparison.rows[0].seeds, [0]);
         assert_spread(comparison.rows[0].outputs["fused"].accuracy, 0.5, None, 1);
         let expected = Unfinished {
@@ -304,7 +340,7 @@ mod tests {
             path: started.path().display().to_string(),
         };
         assert_eq!(comparison.unfinished, [expected]);
-        assert!(compare(&[started]).unwrap().rows.is_empty());
+        assert!(compare(&[started]).rows.is_empty());
     }
 
     #[test]
@@ -320,7 +356,7 @@ mod tests {
         }
         runs.push(Sample::new("single", 2).scored("fused", 0.5).finish(&root));
         runs.push(Sample::new("elsewhere", 9).scored("fused", 0.5).finish(&root));
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         let [_, mie, single, elsewhere] = comparison.rows.as_slice() else {
             unreachable!("{comparison:?}")
         };
@@ -341,7 +377,7 @@ mod tests {
             Sample::new("mie", 1).scored("fused", 0.5).marked(ORACLE).marked("hot").finish(&root),
             Sample::new("mie", 2).scored("fused", 0.5).finish(&root),
         ];
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         let expected = BTreeMap::from([(ORACLE.to_owned(), 2), ("hot".to_owned(), 1)]);
         assert_eq!(comparison.rows[0].marks, expected);
         assert!(comparison.footnotes[ORACLE].contains("selected on the test split"));
@@ -358,7 +394,7 @@ mod tests {
             Sample::new("odd", 0).scored("fused", 0.9).tested_on("ffff").finish(&root),
             Sample::new("odd", 1).scored("fused", 0.9).finish(&root),
         ];
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         let [joint, mie, odd] = comparison.rows.as_slice() else { unreachable!("{comparison:?}") };
         assert!(joint.marks.is_empty() && mie.marks.is_empty());
         assert_spread(mie.differences["fused"].accuracy, 0.1, None, 1);
@@ -375,7 +411,7 @@ mod tests {
             Sample::new("mie", 0).scored("fused", 0.6).with_settings("bb").finish(&root),
             Sample::new("mie", 1).scored("fused", 0.7).with_settings("aa").finish(&root),
         ];
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         let rows: Vec<_> =
             comparison.rows.iter().map(|row| (row.experiment.as_str(), row.seeds.len())).collect();
         assert_eq!(rows, [("mie [aa]", 2), ("mie [bb]", 1)]);
@@ -390,7 +426,7 @@ mod tests {
             Sample::new("mie", 0).scored("fused", 0.8).with_fingerprint("other").finish(&root),
             Sample::new("mie", 1).scored("fused", 0.7).finish(&root),
         ];
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         let mie = &comparison.rows[1];
         assert_eq!(mie.seeds, [0, 0, 1]);
         assert_eq!(mie.marks, BTreeMap::from([(REPEATED_SEED.to_owned(), 2)]));
@@ -404,19 +440,10 @@ mod tests {
             Sample::new("mie", 0).finish(&root),
             Sample::new("mie", 1).scored("fused", 0.5).finish(&root),
         ];
-        let comparison = compare(&runs).unwrap();
+        let comparison = compare(&runs);
         let row = &comparison.rows[0];
         assert_eq!(row.marks, BTreeMap::from([(NO_SCORES.to_owned(), 1)]));
         assert_eq!(row.outputs["fused"].accuracy.count, 1);
         assert_eq!(row.wall_seconds.count, 2);
-    }
-
-    #[test]
-    fn a_run_that_cannot_be_read_is_an_error_that_names_it() {
-        let root = tempfile::tempdir().unwrap();
-        let run = Sample::new("mie", 0).finish(&root);
-        fs::write(run.summary_path(), "{").unwrap();
-        let error = compare(&[run]).unwrap_err().to_string();
-        assert!(error.contains("summary.json"), "{error}");
     }
 }

@@ -147,6 +147,7 @@ impl Comparison {
         notes.extend(self.unfinished.iter().map(|run| {
             format!("not finished: `{}`, seed {}, in {}", run.experiment, run.seed, run.path)
         }));
+        notes.extend(self.unreadable.iter().map(|run| format!("left out: {}", run.problem)));
         notes
     }
 }
@@ -271,7 +272,7 @@ mod tests {
                 .marked(ORACLE)
                 .finish(root),
         ];
-        compare(&runs).unwrap()
+        compare(&runs)
     }
 
     #[test]
@@ -349,7 +350,7 @@ mod tests {
             Sample::new("joint", 0).scored("fused", 0.5).finish(&root),
             Sample::new("mie", 1).scored("fused", 0.75).finish(&root),
         ];
-        let markdown = compare(&runs).unwrap().markdown();
+        let markdown = compare(&runs).markdown();
         let line = "| mie | fused | 75.00 (1) | 37.50 (1) | 18.75 (1) | 200.0 (1) |";
         assert!(markdown.contains(line) && !markdown.contains('Δ'), "{markdown}");
     }
@@ -376,7 +377,7 @@ mod tests {
             "\"a \"\"b\"\", c\",oracle 1/2,,wall_seconds,150,70.71067811865476,2,,,",
             "",
         ];
-        let csv = compare(&runs).unwrap().csv();
+        let csv = compare(&runs).csv();
         assert_eq!(csv.split('\n').collect::<Vec<_>>(), expected);
     }
 
@@ -397,12 +398,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let started = Sample::new("mie", 7).start(&root);
         let note = format!("not finished: `mie`, seed 7, in {}", started.path().display());
-        let comparison = compare(std::slice::from_ref(&started)).unwrap();
+        let comparison = compare(std::slice::from_ref(&started));
         assert_eq!(comparison.text(None), format!("no finished runs\n{note}\n"));
         assert_eq!(comparison.markdown(), format!("- no finished runs\n- {note}\n"));
 
         let runs = [started, Sample::new("joint", 0).finish(&root)];
-        let markdown = compare(&runs).unwrap().markdown();
+        let markdown = compare(&runs).markdown();
         let line = "| joint [no test scores] | - | - | - | - | 100.0 (1) |";
         assert!(markdown.contains(line) && markdown.contains(&note), "{markdown}");
     }
