@@ -80,6 +80,18 @@ fn every_plugin_is_listed_and_has_a_page_with_equation_options_and_source() {
 
     let pages: Vec<Value> = serde_json::from_str(&desk.run(&["plugins", "--json"], 0).out).unwrap();
     assert_eq!(pages.len(), names.len());
+
+    // What an option can be, and what lies in its tables, is on the page as well.
+    let page = desk.run(&["plugins", "svd_flat"], 0).out;
+    assert!(page.contains("\n      - \"head\": The layers of the head"), "{page}");
+    assert!(page.contains("\n      - { share = a number }: Layers from the output"), "{page}");
+    assert!(
+        page.contains("\n  covariance_batch_size (absent by default: a whole number"),
+        "{page}"
+    );
+    let page = desk.run(&["plugins", "synthetic"], 0).out;
+    assert!(page.contains("\n  samples.train = 2000\n      Training samples."), "{page}");
+    assert!(page.contains("\n  modalities.NAME.informative = 0.86\n"), "{page}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mie_core::catalogue::{Family, Plugin, find, plugins, plugins_of};
+use mie_core::catalogue::{Family, OptionPage, Plugin, find, plugins, plugins_of};
 use mie_core::prelude::*;
 use serde_json::{Value, json};
 
@@ -65,11 +65,17 @@ fn every_plugin_says_what_it_does_and_where_its_mathematics_comes_from() {
 
 #[test]
 fn every_option_is_documented() {
-    each(|row, label| {
-        for option in row.page().options {
-            assert!(option.documentation.len() > 15, "{label}: `{}` is not documented", option.key);
+    fn documented(options: &[OptionPage], label: &str) {
+        for OptionPage { key, documentation, choices, keys, .. } in options {
+            assert!(documentation.len() > 15, "{label}: `{key}` is not documented");
+            for choice in choices {
+                let value = &choice.value;
+                assert!(!choice.documentation.is_empty(), "{label}: {value} of `{key}` is not");
+            }
+            documented(keys, label);
         }
-    });
+    }
+    each(|row, label| documented(&row.page().options, label));
 }
 
 #[test]

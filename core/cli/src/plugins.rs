@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use mie_core::catalogue::{Family, Page, Plugin, plugins};
+use mie_core::catalogue::{Choice, Family, OptionPage, Page, Plugin, plugins};
 use mie_core::config::{closest, to_toml};
 use mie_core::{Error, Result};
 use serde_json::{Value, json};
@@ -106,19 +106,32 @@ fn describe(row: &Plugin) -> Result<String> {
     if !page.options.is_empty() {
         lines.extend([String::new(), "Options".to_owned()]);
     }
-    for option in &page.options {
-        lines.push(match &option.default {
-            None => format!("  {} (required)", option.key),
-            Some(Value::Null) => format!("  {} (absent by default)", option.key),
-            Some(default) => format!("  {} = {}", option.key, inline_toml(default)),
-        });
-        lines.extend(plain(&option.documentation).lines().map(|line| format!("      {line}")));
-    }
+    page.options.iter().for_each(|option| describe_option(option, "", &mut lines));
     lines.extend([String::new(), format!("Source: {}", page.source)]);
     lines.extend([String::new(), "In a configuration".to_owned()]);
     let example = to_toml(&in_place(row.family, &(row.example)()))?;
     lines.extend(example.lines().map(|line| format!("  {line}").trim_end().to_owned()));
     Ok(lines.join("\n"))
+}
+
+/// Describes an option, then what it can be and the keys it has; `path` leads to its table.
+fn describe_option(option: &OptionPage, path: &str, lines: &mut Vec<String>) {
+    let OptionPage { key, kind, .. } = option;
+    let key = format!("{path}{key}");
+    lines.push(match &option.default {
+        None => format!("  {key} (required: {kind})"),
+        Some(Value::Null) => format!("  {key} (absent by default: {kind})"),
+        Some(Value::Object(_)) if !option.keys.is_empty() => format!("  {key} ({kind})"),
+        Some(default) => format!("  {key} = {}", inline_toml(default)),
+    });
+    lines.extend(plain(&option.documentation).lines().map(|line| format!("      {line}")));
+    for Choice { value, documentation } in &option.choices {
+        let mut text = documentation.lines();
+        let first = text.next().map_or_else(String::new, |first| format!(": {first}"));
+        lines.push(format!("      - {value}{first}"));
+        lines.extend(text.map(|line| format!("        {line}")));
+    }
+    option.keys.iter().for_each(|inner| describe_option(inner, &format!("{key}."), lines));
 }
 
 /// Puts a plugin's table where a configuration of an experiment has it.

@@ -95,7 +95,8 @@ impl<'a> Progress<'a> {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        self.shell.line(&ended.to_string());
+        let line = ended.line(self.shell.width());
+        self.shell.line(&line);
     }
 
     /// Says once which data the run uses; its manifest is written after it has started.
@@ -115,7 +116,13 @@ impl<'a> Progress<'a> {
         bar.set_position(progress.done);
         let loss = progress.loss.map_or_else(String::new, |loss| format!("loss {loss:.3}  "));
         let samples_per_second = bar.per_sec() * self.batch_size as f64;
-        bar.set_message(format!("{loss}{samples_per_second:.0} samples/s"));
+        let accuracies: Vec<String> = progress
+            .accuracy
+            .iter()
+            .map(|(modality, share)| format!("{modality} {:.1} %  ", 100.0 * share))
+            .collect();
+        let accuracies = accuracies.concat();
+        bar.set_message(format!("{loss}{accuracies}{samples_per_second:.0} samples/s"));
     }
 
     /// Characters of the longest label, so that lines align.
@@ -283,30 +290,54 @@ struct EndedEpoch {
     best: bool,
 }
 
-impl fmt::Display for EndedEpoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { label, epoch, epochs } = &self.place;
+/// Fewest characters that a label is cut to.
+const SHORTEST_LABEL: usize = 8;
+
+impl EndedEpoch {
+    /// Describes the epoch in one line of at most `columns`, where they are known.
+    ///
+    /// What does not fit goes in this order: further decision rules, the times, a part of the
+    /// label.
+    fn line(&self, columns: Option<u16>) -> String {
+        let mut label = format!("{:width$}", self.place.label, width = self.label_width);
+        let columns = columns.map_or(usize::MAX, usize::from);
+        let fits = |line: &String| line.chars().count() <= columns;
+        for (rules, times) in [(true, true), (false, true), (false, false)] {
+            let line = self.write(&label, rules, times);
+            if fits(&line) {
+                return line;
+            }
+        }
+        let over = self.write(&label, false, false).chars().count() - columns;
+        let kept = label.chars().count().saturating_sub(over + 1).max(SHORTEST_LABEL);
+        label = label.chars().take(kept).chain(['…']).collect();
+        self.write(&label, false, false)
+    }
+
+    fn write(&self, label: &str, rules: bool, times: bool) -> String {
+        let Place { epoch, epochs, .. } = &self.place;
         let digits = epochs.to_string().len();
-        write!(
-            f,
-            "{label:width$}   epoch {:>digits$}/{epochs}",
-            epoch + 1,
-            width = self.label_width
-        )?;
-        write!(f, "   loss {:.3}", self.loss)?;
+        let mut parts = vec![
+            format!("{label}   epoch {:>digits$}/{epochs}", epoch + 1),
+            format!("loss {:.3}", self.loss),
+        ];
         if let Some((split, outputs)) = &self.evaluation {
             let accuracies: Vec<String> = in_order(outputs)
                 .into_iter()
+                .filter(|(output, _)| rules || !output.starts_with("fused."))
                 .map(|(output, metrics)| format!("{output} {:.1}", 100.0 * metrics.accuracy))
                 .collect();
             // Scores of another split than usual must not pass for the usual ones.
             let usual = split == Split::Valid.name();
             let split = if usual { String::new() } else { format!("{split}: ") };
-            write!(f, "   {split}{} %", accuracies.join("  "))?;
+            parts.push(format!("{split}{} %", accuracies.join("  ")));
         }
-        let waited = 100.0 * self.data_wait_seconds / self.seconds.max(f64::MIN_POSITIVE);
-        write!(f, "   {:.1} s (data {waited:.0} %)", self.seconds)?;
-        f.write_str(if self.best { "   * best" } else { "" })
+        if times {
+            let waited = 100.0 * self.data_wait_seconds / self.seconds.max(f64::MIN_POSITIVE);
+            parts.push(format!("{:.1} s (data {waited:.0} %)", self.seconds));
+        }
+        parts.extend(self.best.then(|| "* best".to_owned()));
+        parts.join("   ")
     }
 }
 
@@ -338,7 +369,7 @@ mod tests {
     #[test]
     fn an_epoch_is_one_line_with_modalities_before_the_joint_decision() {
         assert_eq!(
-            ended().to_string(),
+            ended().line(None),
             "stage 2: video   epoch  3/10   loss 0.412   audio 61.0  image 48.3  fused 70.7 %   \
              12.3 s (data 4 %)   * best"
         );
@@ -348,16 +379,32 @@ mod tests {
     fn an_epoch_without_evaluation_has_no_scores_and_labels_align() {
         let ended = EndedEpoch { evaluation: None, best: false, label_width: 16, ..ended() };
         assert_eq!(
-            ended.to_string(),
+            ended.line(None),
             "stage 2: video     epoch  3/10   loss 0.412   12.3 s (data 4 %)"
         );
+    }
+
+    #[test]
+    fn a_line_that_does_not_fit_loses_rules_then_times_then_a_part_of_its_label() {
+        let mut ended = ended();
+        let outputs = &mut ended.evaluation.as_mut().unwrap().1;
+        outputs.insert("fused.max".to_owned(), accuracy(0.5));
+        assert!(ended.line(None).contains("fused.max 50.0"), "{}", ended.line(None));
+        let whole =
+            "stage 2: video   epoch  3/10   loss 0.412   audio 61.0  image 48.3  fused 70.7 %";
+        assert_eq!(ended.line(Some(110)), format!("{whole}   12.3 s (data 4 %)   * best"));
+        assert_eq!(ended.line(Some(100)), format!("{whole}   * best"));
+        let columns = whole.len() + "   * best".len() - 4;
+        let short = ended.line(Some(u16::try_from(columns).unwrap()));
+        assert_eq!(short, format!("stage 2: …{}   * best", &whole[14..]));
+        assert_eq!(short.chars().count(), columns);
     }
 
     #[test]
     fn scores_of_the_test_split_say_so() {
         let outputs = BTreeMap::from([("fused".to_owned(), accuracy(0.5))]);
         let evaluation = Some(("test".to_owned(), outputs));
-        let text = EndedEpoch { evaluation, ..ended() }.to_string();
+        let text = EndedEpoch { evaluation, ..ended() }.line(None);
         assert!(text.contains("   test: fused 50.0 %   "), "{text}");
     }
 

@@ -12,7 +12,7 @@
 //! # let temporary = tempfile::tempdir().unwrap();
 //! # let root = temporary.path();
 //! let runs = mie_record::RunDir::list(root)?;
-//! let comparison = mie_report::compare(&runs)?;
+//! let comparison = mie_report::compare(&runs);
 //! assert_eq!(comparison.text(None), "no finished runs\n");
 //! # Ok(())
 //! # }
