@@ -413,6 +413,8 @@ fn matches_glob(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rand_distr::{Distribution as _, StandardNormal};
+
     use super::*;
     use crate::gradient::fixture::{Modified, grads, with_step_view};
     use crate::optimizer::{adam::AdamConfig, sgd::SgdConfig};
@@ -529,8 +531,12 @@ mod tests {
         }
 
         fn batch(layer: &Layer, index: i64) -> Tensor {
-            tch::manual_seed(index + layer.input_width());
-            Tensor::randn([5, layer.input_width()], (Kind::Float, Device::Cpu)).relu()
+            // libtorch's generator is shared by all tests of the process.
+            let counters = [index as u64, layer.input_width() as u64];
+            let mut stream = Seed(0).stream(Purpose::Plugin, "batch", &counters);
+            let count = 5 * layer.input_width();
+            let values: Vec<f32> = (0..count).map(|_| StandardNormal.sample(&mut stream)).collect();
+            Tensor::from_slice(&values).view([5, layer.input_width()]).relu()
         }
     }
 
