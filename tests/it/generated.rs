@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use mie_core::catalogue::{Plugin, plugins};
-use mie_core::config::{Experiment, to_toml};
+use mie_core::config::{schema, to_toml};
 use serde_json::{Value, json};
 
 use crate::support::root;
@@ -62,8 +62,7 @@ fn generated() -> BTreeMap<PathBuf, String> {
         let path = format!("configs/examples/{}/{}.toml", row.family.name(), (row.name)());
         files.insert(root().join(path), example(row));
     }
-    let schema = schemars::SchemaGenerator::default().into_root_schema_for::<Experiment>();
-    let schema = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+    let schema = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
     files.insert(root().join("configs/schema.json"), schema);
     files
 }

@@ -64,7 +64,7 @@ enum Command {
     Eval(eval::Eval),
     Table(table::Table),
     Plugins(plugins::Plugins),
-    /// Checks configurations, or prints one with everything filled in
+    /// Checks, explains and compares configurations
     #[command(subcommand)]
     Config(config::Config),
     /// Checks a dataset against its description, or fetches one

@@ -21,7 +21,10 @@ pub(crate) struct Shell {
 impl Shell {
     /// Takes the streams of this process.
     pub(crate) fn of_process() -> Self {
-        let columns = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let columns = || {
+            let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+            told.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| columns))
+        };
         Self {
             out: Box::new(io::stdout()),
             err: Box::new(io::stderr()),
@@ -36,7 +39,7 @@ impl Shell {
         self.shows_bars
     }
 
-    /// Columns a table may take, where the environment tells.
+    /// Columns a table may take, where there is a terminal.
     pub(crate) fn width(&self) -> Option<u16> {
         self.width
     }

@@ -1,6 +1,7 @@
 //! An experiment as data: what its TOML files may say.
 
 mod decode;
+mod manual;
 mod source;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use decode::closest;
-pub use source::{Source, to_toml};
+pub use manual::{Choice, Entry, Manual, Setting, schema, settings};
+pub use source::{Origin, Source, shown, to_toml};
 
 use crate::error::{Error, Result, ensure_range};
 use crate::family::{
@@ -293,11 +295,13 @@ impl Resolved {
         for assignment in assignments {
             source.set(assignment)?;
         }
+        refuse_reserved_keys(&source)?;
         let mut experiment: Experiment = decode::decode(&source)?;
         if experiment.name.is_empty() {
-            experiment.name = name_of(file);
+            experiment.name = name_of(file)?;
         }
         let resolved = Self { experiment, source };
+        decode::refuse_lists_for_tables(&resolved.source, &resolved.tree()?)?;
         resolved.validate()?;
         Ok(resolved)
     }
@@ -334,7 +338,11 @@ impl Resolved {
         Ok(crate::hash::hex(&hash[..5]))
     }
 
-    fn tree(&self) -> Result<Value> {
+    /// The whole experiment as a tree, every default filled in.
+    ///
+    /// # Errors
+    /// As [`Resolved::to_toml`].
+    pub fn tree(&self) -> Result<Value> {
         serde_json::to_value(&self.experiment)
             .map_err(|e| Error::Bug(format!("an experiment cannot be written: {e}")))
     }
@@ -350,14 +358,7 @@ impl Resolved {
                 problem: error.to_string(),
             })
         };
-        within(
-            "name",
-            ensure_range("name", "letters, digits, `_`, `-`, `.` and `/`", &e.name, {
-                let legal = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
-                e.name.chars().all(legal)
-                    && !e.name.split('/').any(|part| part.trim_matches('.').is_empty())
-            }),
-        )?;
+        within("name", ensure_range("name", NAME_LETTERS, &e.name, is_name(&e.name)))?;
         within("dataset", e.dataset.validate())?;
         for (name, modality) in &e.modalities {
             let path = format!("modalities.{name}");
@@ -470,12 +471,52 @@ fn canonical(tree: &Value) -> String {
     }
 }
 
-fn name_of(file: &Path) -> String {
+/// What the name of an experiment may be made of: it becomes a path below the folder of runs.
+const NAME_LETTERS: &str = "letters, digits, `_`, `-`, `.` and `/`";
+
+fn is_name_letter(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "_-./".contains(letter)
+}
+
+fn is_name(name: &str) -> bool {
+    name.chars().all(is_name_letter)
+        && !name.split('/').any(|part| part.trim_matches('.').is_empty())
+}
+
+/// Makes the name of an experiment from the path of its file.
+fn name_of(file: &Path) -> Result<String> {
     // Whole, so that the name does not depend on the current folder.
-    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    match file.parent().and_then(Path::file_name) {
+    let whole = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let stem = whole.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match whole.parent().and_then(Path::file_name) {
         Some(folder) => format!("{}/{stem}", folder.to_string_lossy()),
         None => stem.into_owned(),
+    };
+    if is_name(&name) {
+        return Ok(name);
     }
+    let legal = name.replace(|letter: char| !is_name_letter(letter), "_");
+    Err(Error::Config {
+        at: format!("{}: name", shown(file)),
+        problem: format!(
+            "no `name` is set, and the one made from the path is `{name}`, expected \
+             {NAME_LETTERS}: add `name = \"{legal}\"`, or rename file or folder"
+        ),
+    })
+}
+
+/// Refuses `name` as a key of the user's own: everywhere it is what names a plugin.
+fn refuse_reserved_keys(source: &Source) -> Result<()> {
+    for (table, thing) in [("modalities", "a modality"), ("deviations", "a deviation")] {
+        if source.tree.get(table).is_some_and(|entries| entries.get("name").is_some()) {
+            return Err(Error::Config {
+                at: decode::place(source, &format!("{table}.name")),
+                problem: format!(
+                    "`name` cannot be the name of {thing}, because it names plugins: choose \
+                     another one"
+                ),
+            });
+        }
+    }
+    Ok(())
 }
