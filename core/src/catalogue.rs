@@ -8,6 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+pub use crate::schema::Choice;
+use crate::schema::{Schemas, description};
+
 /// The nine families of plugins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -128,15 +131,6 @@ pub struct OptionPage {
     pub keys: Vec<OptionPage>,
 }
 
-/// One of the few things that an option can be.
-#[derive(Debug, Clone, Serialize, PartialEq)]
-pub struct Choice {
-    /// As it is written in a configuration: `"head"`, `{ share = a number }`.
-    pub value: String,
-    /// What it means.
-    pub documentation: String,
-}
-
 /// What a person can read about a plugin.
 #[derive(Debug, Clone, Serialize, PartialEq)]
 pub struct Page {
@@ -161,125 +155,40 @@ impl Plugin {
         Page {
             family: self.family.name(),
             name: (self.name)(),
-            documentation: documentation(&schema),
+            documentation: description(&schema).unwrap_or_default().to_owned(),
             source: self.source,
-            options: schemas.options(&schema, &(self.example)()),
+            options: options(&schemas, &schema, &(self.example)()),
         }
     }
 }
 
-/// The schemas that others refer to, by name.
-struct Schemas<'a>(&'a Map<String, Value>);
-
-impl Schemas<'_> {
-    /// The keys of a table's schema; defaults are those of `example`.
-    fn options(&self, table: &Value, example: &Value) -> Vec<OptionPage> {
-        let required = table.get("required").and_then(Value::as_array);
-        let required = |key: &str| required.is_some_and(|keys| keys.iter().any(|k| k == key));
-        let option = |(key, property): (&String, &Value)| {
-            let default = example.get(key).cloned().unwrap_or(Value::Null);
-            let schema = self.resolve(property);
-            OptionPage {
-                key: key.clone(),
-                kind: self.kind(property),
-                documentation: documentation(property),
-                choices: self.choices(schema),
-                keys: self.options(schema, &default),
-                default: (!required(key)).then_some(default),
-            }
-        };
-        let properties = table.get("properties").and_then(Value::as_object);
-        let mut options: Vec<OptionPage> = properties.into_iter().flatten().map(option).collect();
-        // A table whose keys the user names: what lies below each of them.
-        if let Some(each) = table.get("additionalProperties").filter(|each| each.is_object()) {
-            let first = example.as_object().and_then(|named| named.values().next());
-            for mut option in self.options(self.resolve(each), first.unwrap_or(&Value::Null)) {
-                option.key = format!("NAME.{}", option.key);
-                options.push(option);
-            }
+/// The keys of a table's schema; defaults are those of `example`.
+fn options(schemas: &Schemas<'_>, table: &Value, example: &Value) -> Vec<OptionPage> {
+    let required = table.get("required").and_then(Value::as_array);
+    let required = |key: &str| required.is_some_and(|keys| keys.iter().any(|k| k == key));
+    let option = |(key, property): (&String, &Value)| {
+        let default = example.get(key).cloned().unwrap_or(Value::Null);
+        let schema = schemas.resolve(property);
+        OptionPage {
+            key: key.clone(),
+            kind: schemas.kind(property),
+            documentation: description(property).unwrap_or_default().to_owned(),
+            choices: schemas.choices(schema),
+            keys: options(schemas, schema, &default),
+            default: (!required(key)).then_some(default),
         }
-        options
-    }
-
-    /// Follows a reference, and an optional value to what it is when it is there.
-    fn resolve<'v>(&'v self, schema: &'v Value) -> &'v Value {
-        if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
-            let name = name.rsplit('/').next().unwrap_or(name);
-            return self.0.get(name).map_or(schema, |found| self.resolve(found));
-        }
-        let null = |schema: &&Value| schema.get("type").is_some_and(|kind| kind == "null");
-        match schema.get("anyOf").and_then(Value::as_array) {
-            Some(both) => {
-                both.iter().find(|one| !null(one)).map_or(schema, |one| self.resolve(one))
-            }
-            None => schema,
+    };
+    let properties = table.get("properties").and_then(Value::as_object);
+    let mut found: Vec<OptionPage> = properties.into_iter().flatten().map(option).collect();
+    // A table whose keys the user names: what lies below each of them.
+    if let Some(each) = table.get("additionalProperties").filter(|each| each.is_object()) {
+        let first = example.as_object().and_then(|named| named.values().next());
+        for mut option in options(schemas, schemas.resolve(each), first.unwrap_or(&Value::Null)) {
+            option.key = format!("NAME.{}", option.key);
+            found.push(option);
         }
     }
-
-    fn kind(&self, schema: &Value) -> String {
-        let schema = self.resolve(schema);
-        if schema.get("oneOf").is_some() {
-            return if is_plugin(schema) { "a plugin" } else { "one of" }.to_owned();
-        }
-        // An optional value has the kind `null` beside its own.
-        let kinds = match schema.get("type") {
-            Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).collect(),
-            Some(Value::String(kind)) => vec![kind.as_str()],
-            _ => Vec::new(),
-        };
-        match kinds.first().copied().unwrap_or_default() {
-            "number" => "a number".to_owned(),
-            "integer" if schema.get("minimum").is_some_and(|least| least == 0) => {
-                "a whole number from 0".to_owned()
-            }
-            "integer" => "a whole number".to_owned(),
-            "boolean" => "true or false".to_owned(),
-            "string" => "a text".to_owned(),
-            "array" => match schema.get("items") {
-                Some(items) => format!("a list, each {}", self.kind(items)),
-                None => "a list".to_owned(),
-            },
-            _ => "a table".to_owned(),
-        }
-    }
-
-    fn choices(&self, schema: &Value) -> Vec<Choice> {
-        let all = schema.get("oneOf").and_then(Value::as_array);
-        let of = |choice: &Value| Choice {
-            value: match (choice.get("const"), choice.get("properties").and_then(Value::as_object))
-            {
-                (Some(value), _) => value.to_string(),
-                (None, Some(keys)) => {
-                    let keys: Vec<String> =
-                        keys.iter().map(|(key, of)| format!("{key} = {}", self.kind(of))).collect();
-                    format!("{{ {} }}", keys.join(", "))
-                }
-                (None, None) => self.kind(choice),
-            },
-            documentation: documentation(choice),
-        };
-        match all {
-            Some(all) if !is_plugin(schema) => all.iter().map(of).collect(),
-            // Variants without documentation share one list of names.
-            _ => schema
-                .get("enum")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .map(|value| Choice { value: value.to_string(), documentation: String::new() })
-                .collect(),
-        }
-    }
-}
-
-/// Whether a schema is that of any plugin of a family: tables told apart by their `name`.
-fn is_plugin(schema: &Value) -> bool {
-    let named = |choice: &Value| choice.pointer("/properties/name/const").is_some();
-    schema.get("oneOf").and_then(Value::as_array).is_some_and(|all| all.iter().any(named))
-}
-
-fn documentation(schema: &Value) -> String {
-    schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned()
+    found
 }
 
 /// Builds the schema of "any plugin of this family", for fields that hold one.

@@ -31,5 +31,6 @@ pub mod parameters;
 pub mod prelude;
 pub mod projection;
 pub mod random;
+mod schema;
 
 pub use error::{Error, Result};

@@ -251,7 +251,7 @@ fn a_setting_is_explained_by_its_value_who_set_it_its_default_and_its_documentat
 
     assert_eq!(
         explain(&["head.relu"]),
-        "head.relu = \"first\"\n    set by   default\n    one of   first, all, none\n    Where \
+        "head.relu = \"first\"\n    set by   default\n    one of   \"first\", \"all\", \"none\"\n    Where \
          ReLU stands.\n    `first`: After the first layer only, as in the released code.\n"
     );
     let mixup = explain(&["data.mixup"]);

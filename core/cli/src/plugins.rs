@@ -125,7 +125,7 @@ fn describe_option(option: &OptionPage, path: &str, lines: &mut Vec<String>) {
         Some(default) => format!("  {key} = {}", inline_toml(default)),
     });
     lines.extend(plain(&option.documentation).lines().map(|line| format!("      {line}")));
-    for Choice { value, documentation } in &option.choices {
+    for Choice { value, documentation, .. } in &option.choices {
         let mut text = documentation.lines();
         let first = text.next().map_or_else(String::new, |first| format!(": {first}"));
         lines.push(format!("      - {value}{first}"));

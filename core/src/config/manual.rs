@@ -2,10 +2,11 @@
 
 use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Experiment;
 use super::source::{Origin, Source, below};
+use crate::schema::{Choice, Schemas, description};
 
 /// One value of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,25 +63,25 @@ pub struct Entry {
     pub choices: Vec<Choice>,
 }
 
-/// One of the names that a setting can be.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Choice {
-    /// The name.
-    pub name: String,
-    /// What it means.
-    pub documentation: String,
-}
-
 /// The documentation of every setting, as sections and plugins have it.
 #[derive(Debug)]
 pub struct Manual {
     schema: Value,
+    definitions: Map<String, Value>,
 }
 
 impl Manual {
     /// Gathers the documentation of experiments.
     pub fn of_experiments() -> Self {
-        Self { schema: schema().to_value() }
+        Self::of(schema().to_value())
+    }
+
+    fn of(mut schema: Value) -> Self {
+        let definitions = match schema.get_mut("$defs").map(Value::take) {
+            Some(Value::Object(definitions)) => definitions,
+            _ => Map::new(),
+        };
+        Self { schema, definitions }
     }
 
     /// Looks up the setting at `path` of an experiment's `tree`, whose names choose the plugins.
@@ -112,7 +113,7 @@ impl Manual {
             };
             (schema, value) = (property, inner);
         }
-        entry.choices = self.choices(schema);
+        entry.choices = self.schemas().choices(schema);
         entry
     }
 
@@ -123,7 +124,7 @@ impl Manual {
         value: &Value,
         key: &str,
     ) -> Option<(&'a Value, &'a Value)> {
-        if let Some(definition) = self.definition(schema) {
+        if let Some(definition) = self.schemas().definition(schema) {
             return self.below(definition, value, key);
         }
         if let Some(branches) = branches(schema) {
@@ -144,57 +145,13 @@ impl Manual {
         Some((schema, property?))
     }
 
-    fn choices(&self, schema: &Value) -> Vec<Choice> {
-        if let Some(definition) = self.definition(schema) {
-            return self.choices(definition);
-        }
-        if let Some(branches) = schema.get("anyOf").and_then(Value::as_array) {
-            return branches.iter().flat_map(|branch| self.choices(branch)).collect();
-        }
-        let branches = match schema.get("oneOf").and_then(Value::as_array) {
-            Some(branches) => branches.as_slice(),
-            None if schema.get("enum").is_some() => std::slice::from_ref(schema),
-            None => &[],
-        };
-        let choice = |branch: &Value, name: &str| Choice {
-            name: name.to_owned(),
-            documentation: description(branch).unwrap_or_default().to_owned(),
-        };
-        branches
-            .iter()
-            .flat_map(|branch| names(branch).into_iter().map(move |name| choice(branch, name)))
-            .collect()
-    }
-
-    fn definition(&self, schema: &Value) -> Option<&Value> {
-        self.schema.pointer(schema.get("$ref")?.as_str()?.strip_prefix('#')?)
+    fn schemas(&self) -> Schemas<'_> {
+        Schemas(&self.definitions)
     }
 }
 
 fn branches(schema: &Value) -> Option<&Vec<Value>> {
     schema.get("oneOf").or_else(|| schema.get("anyOf"))?.as_array()
-}
-
-/// The names that a branch of a choice stands for.
-fn names(branch: &Value) -> Vec<&str> {
-    let name = branch.get("const").or_else(|| branch.pointer("/properties/name/const"));
-    if let Some(name) = name.and_then(Value::as_str) {
-        return vec![name];
-    }
-    if let Some(names) = branch.get("enum").and_then(Value::as_array) {
-        return names.iter().filter_map(Value::as_str).collect();
-    }
-    // A choice with a value of its own is a table with one key.
-    match branch.get("properties").and_then(Value::as_object) {
-        Some(properties) if properties.len() == 1 => {
-            properties.keys().map(String::as_str).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn description(schema: &Value) -> Option<&str> {
-    schema.get("description")?.as_str()
 }
 
 /// What a table or list holds under a key or position.
@@ -229,50 +186,48 @@ mod tests {
             },
             "required": ["name", "speed"],
         });
-        Manual {
-            schema: json!({
-                "properties": {
-                    "steps": {
-                        "description": "Steps, in this order.",
-                        "items": { "$ref": "#/$defs/Step" },
-                        "default": [],
-                    },
-                    "main": {
-                        "description": "The main step.",
-                        "$ref": "#/$defs/Step",
-                        "default": { "name": "fast", "speed": 3.0 },
-                    },
-                    "share_by_name": {
-                        "description": "Shares.",
-                        "additionalProperties": { "type": "number" },
-                        "default": {},
-                    },
-                    "limit": {
-                        "description": "Limit; absent means none.",
-                        "anyOf": [{ "$ref": "#/$defs/Limit" }, { "type": "null" }],
-                        "default": null,
-                    },
+        Manual::of(json!({
+            "properties": {
+                "steps": {
+                    "description": "Steps, in this order.",
+                    "items": { "$ref": "#/$defs/Step" },
+                    "default": [],
                 },
-                "$defs": {
-                    "Step": { "oneOf": [fast, slow] },
-                    "Gear": {
-                        "description": "A gear.",
-                        "oneOf": [
-                            { "description": "For hills.", "const": "low" },
-                            {
-                                "description": "Any other.",
-                                "properties": { "number": { "type": "integer" } },
-                                "required": ["number"],
-                            },
-                        ],
-                    },
-                    "Limit": {
-                        "properties": { "at": { "description": "Where it lies." } },
-                        "required": ["at"],
-                    },
+                "main": {
+                    "description": "The main step.",
+                    "$ref": "#/$defs/Step",
+                    "default": { "name": "fast", "speed": 3.0 },
                 },
-            }),
-        }
+                "share_by_name": {
+                    "description": "Shares.",
+                    "additionalProperties": { "type": "number" },
+                    "default": {},
+                },
+                "limit": {
+                    "description": "Limit; absent means none.",
+                    "anyOf": [{ "$ref": "#/$defs/Limit" }, { "type": "null" }],
+                    "default": null,
+                },
+            },
+            "$defs": {
+                "Step": { "oneOf": [fast, slow] },
+                "Gear": {
+                    "description": "A gear.",
+                    "oneOf": [
+                        { "description": "For hills.", "const": "low" },
+                        {
+                            "description": "Any other.",
+                            "properties": { "number": { "type": "integer" } },
+                            "required": ["number"],
+                        },
+                    ],
+                },
+                "Limit": {
+                    "properties": { "at": { "description": "Where it lies." } },
+                    "required": ["at"],
+                },
+            },
+        }))
     }
 
     fn tree() -> Value {

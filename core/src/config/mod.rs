@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use crate::schema::Choice;
 pub use decode::closest;
-pub use manual::{Choice, Entry, Manual, Setting, schema, settings};
+pub use manual::{Entry, Manual, Setting, schema, settings};
 pub use source::{Origin, Source, shown, to_toml};
 
 use crate::error::{Error, Result, ensure_range};

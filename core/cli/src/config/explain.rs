@@ -125,7 +125,7 @@ fn describe(setting: &Setting, entry: &Entry, width: usize) -> String {
         lines.extend(wrapped("    default  ", &value_in_words(default), width));
     }
     if !entry.choices.is_empty() {
-        let names: Vec<&str> = entry.choices.iter().map(|choice| choice.name.as_str()).collect();
+        let names: Vec<&str> = entry.choices.iter().map(|choice| choice.value.as_str()).collect();
         lines.extend(wrapped("    one of   ", &names.join(", "), width));
     }
     for paragraph in entry.documentation.split("\n\n") {
@@ -175,6 +175,7 @@ mod tests {
         let relu = Setting { set_by: Some(origin), ..setting("head.relu", json!("all")) };
         let choice = |name: &str, documentation: &str| Choice {
             name: name.to_owned(),
+            value: format!("\"{name}\""),
             documentation: documentation.to_owned(),
         };
         let entry = Entry {
@@ -187,7 +188,7 @@ mod tests {
             "head.relu = \"all\"\n    \
              set by   experiments/long/path/of/a.toml:12\n    \
              default  \"first\"\n    \
-             one of   first, all\n    \
+             one of   \"first\", \"all\"\n    \
              Where ReLU stands, said\n    \
              in many words.\n    \
              `all`: Everywhere."
