@@ -95,6 +95,25 @@ fn every_plugin_is_listed_and_has_a_page_with_equation_options_and_source() {
 }
 
 #[test]
+fn completions_name_every_command_and_bash_takes_them() {
+    let desk = Desk::new();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = desk.run(&["completions", shell], 0).out;
+        for command in ["train", "eval", "plugins", "explain", "--resume"] {
+            assert!(script.contains(command.trim_start_matches('-')), "{shell}: {command}");
+        }
+        desk.write(shell, &script);
+    }
+    // Loaded by a real shell, `mie tr` becomes `mie train`.
+    let completed = "source ./bash; COMP_WORDS=(mie tr); COMP_CWORD=1; _mie mie tr mie; \
+                     echo \"${COMPREPLY[@]}\"";
+    let ran = ended(desk.start("bash", &["-c", completed]).output().unwrap(), 0);
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("train\n", ""));
+    let refused = desk.run(&["completions", "csh"], 2);
+    assert!(refused.err.contains("possible values: bash"), "{}", refused.err);
+}
+
+#[test]
 fn an_unknown_plugin_is_refused_with_the_one_that_was_meant() {
     let ran = Desk::new().run(&["plugins", "svd_flt"], 2);
     assert_eq!(

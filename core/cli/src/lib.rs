@@ -14,6 +14,7 @@
 //! 2 for a command line or configuration at fault, and 101 for an error in mie itself.
 
 mod arguments;
+mod completions;
 mod config;
 mod data;
 mod doctor;
@@ -33,7 +34,7 @@ mod train;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use mie_core::Result;
 
 use terminal::Shell;
@@ -71,6 +72,7 @@ enum Command {
     #[command(subcommand)]
     Data(data::Data),
     Doctor(doctor::Doctor),
+    Completions(completions::Completions),
 }
 
 /// Runs the command that the process was started with.
@@ -109,6 +111,7 @@ fn run(command: &Command, shell: &mut Shell) -> Result<ExitCode> {
         Command::Config(command) => command.run(shell)?,
         Command::Data(command) => command.run(shell)?,
         Command::Doctor(command) => command.run(shell),
+        Command::Completions(command) => command.run(Arguments::command(), shell)?,
     };
     shell.finish()?;
     Ok(status)
@@ -116,8 +119,6 @@ fn run(command: &Command, shell: &mut Shell) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
