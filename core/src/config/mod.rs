@@ -125,7 +125,8 @@ pub struct Mixup {
     /// Parameter `a` of the Beta distribution, greater than 0. Released code: 1.0, or 0.9 for
     /// Twitter2015.
     pub alpha: f64,
-    /// Modalities whose inputs are mixed; empty means all. Only steps that train one of them mix.
+    /// Modalities whose inputs are mixed; empty means all. Only steps that train one of them mix,
+    /// and such a step may train no other.
     #[serde(default)]
     pub modalities: Vec<String>,
 }

@@ -9,7 +9,7 @@ mod source;
 
 pub use host_batch::HostBatch;
 pub use loader::{Batches, Request};
-pub use mixup::mix;
+pub use mixup::{check_mixup, mix};
 pub use source::{DataSource, TestAccess};
 
 use std::path::PathBuf;

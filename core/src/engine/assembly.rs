@@ -6,7 +6,7 @@ use tch::Device;
 
 use super::checks::{self, Wanted};
 use crate::config::Experiment;
-use crate::data::DataSource;
+use crate::data::{DataSource, check_mixup};
 use crate::error::{Result, guarded};
 use crate::family::{
     Controller, GradientModifier, Objective, Optimizer, Phase, RunShape, Split, Strategy,
@@ -134,6 +134,9 @@ impl Assembly {
             checks::check_splits(experiment, &self.wanted, source)?;
         }
         let modalities = self.model.modalities();
+        if let Some(options) = &experiment.data.mixup {
+            check_mixup(options, &modalities, &self.phases)?;
+        }
         let shape = RunShape {
             layers: modalities.iter().map(|name| (name.clone(), self.model.layers(name))).collect(),
             groups: self.parameters.ids().into_iter().collect(),

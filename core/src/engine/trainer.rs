@@ -433,14 +433,10 @@ impl<'a> Trainer<'a> {
 
     fn mixed(&self, batch: &Batch, sub_step: &SubStep, index: u64) -> Result<Option<Batch>> {
         let Some(options) = &self.resolved.experiment.data.mixup else { return Ok(None) };
-        let concerned = options.modalities.is_empty()
-            || sub_step.modalities.iter().any(|name| options.modalities.contains(name));
-        if !concerned {
-            return Ok(None);
-        }
         let counters = [self.cursor.global_step, index];
         let seed = Seed(self.resolved.experiment.seed);
-        mix(batch, options, &mut seed.stream(Purpose::Mixup, "", &counters)).map(Some)
+        let mut stream = seed.stream(Purpose::Mixup, "", &counters);
+        mix(batch, options, &sub_step.modalities, &mut stream)
     }
 
     fn remember(&mut self, batch: &Batch, left: Left, active: &BTreeSet<GroupId>) -> Result<()> {
