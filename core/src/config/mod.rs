@@ -86,7 +86,8 @@ pub struct DataSection {
     pub train_per_class: Option<usize>,
     /// What happens when a file of a sample is missing.
     pub on_missing: OnMissing,
-    /// Samples to leave out, by their id.
+    /// Samples to leave out, by their id: broken ones, for instance. They are listed in the record
+    /// and the run is marked; `mie data check EXPERIMENT --decode` finds the broken ones.
     pub exclude: Vec<String>,
     /// Mixing of training samples; absent means none.
     pub mixup: Option<Mixup>,
@@ -113,7 +114,8 @@ impl Default for DataSection {
 pub enum OnMissing {
     /// The run is refused with a list of what is missing.
     Error,
-    /// The sample is left out, listed in the record, and the run is marked.
+    /// The sample is left out, listed in the record, and the run is marked. Only absent files are
+    /// skipped: one that is there and broken ends the run, unless `exclude` names its sample.
     Skip,
 }
 

@@ -115,7 +115,7 @@ pub fn check(
                     match decoder.decode(&raw) {
                         Ok(()) => report.decoded += 1,
                         Err(error) => add(Obstacle {
-                            file: files(&raw).first().cloned(),
+                            file: first_file(&raw),
                             reason: error.to_string(),
                             absent: false,
                         }),
@@ -202,6 +202,11 @@ fn files<'a>(raw: &'a Raw<'_>) -> &'a [PathBuf] {
         Raw::Files(files) => files,
         _ => &[],
     }
+}
+
+/// The file of a raw thing, the first of several; `None` for what lies in memory.
+pub(super) fn first_file(raw: &Raw<'_>) -> Option<PathBuf> {
+    files(raw).first().cloned()
 }
 
 /// What keeps a raw thing from being read, as far as can be told without opening it.

@@ -215,3 +215,64 @@ impl Job {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Decoder, Files};
+    use super::*;
+    use crate::config::DataSection;
+
+    fn request(workers: usize) -> Request {
+        Request {
+            split: Split::Train,
+            mode: Mode::Training,
+            shuffled: true,
+            epoch: 3,
+            batch_size: 4,
+            drop_last: false,
+            modalities: vec!["file".to_owned()],
+            start: 0,
+            workers,
+            prefetch: 2,
+            access: None,
+        }
+    }
+
+    /// Opens training samples of these names.
+    fn open(folder: &std::path::Path, names: &[&str], decoder: Decoder) -> Arc<DataSource> {
+        let samples: Vec<_> =
+            names.iter().enumerate().map(|(n, name)| (Split::Train, *name, n % 2)).collect();
+        Files::new(folder, &samples).open(decoder, &DataSection::default()).unwrap()
+    }
+
+    /// The error of the only sample that cannot be decoded.
+    fn failure(name: &str, workers: usize) -> (String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["a", "b", "c", name, "d", "e", "f", "g", "h"];
+        let source = open(folder.path(), &names, Decoder::default());
+        let mut batches = Batches::start(&source, request(workers)).unwrap();
+        let mut errors = Vec::new();
+        for _ in 0..batches.total() {
+            errors.extend(batches.next_batch().err());
+        }
+        assert_eq!(errors.len(), 1);
+        assert!(batches.next_batch().unwrap().is_none());
+        (errors.remove(0).to_string(), folder.path().join(name).display().to_string())
+    }
+
+    #[test]
+    fn a_broken_file_s_error_says_what_where_and_what_to_do() {
+        for workers in [0, 1, 5] {
+            let (error, file) = failure("broken", workers);
+            assert_eq!(
+                error,
+                format!(
+                    "in modality `file` of sample `broken`, train split: {file}: is truncated: 3 \
+                     bytes are left\n  what to do: mend the file, or train without the sample: \
+                     data.exclude = [\"broken\"]; `mie data check EXPERIMENT --decode` lists all \
+                     that cannot be decoded"
+                )
+            );
+        }
+    }
+}

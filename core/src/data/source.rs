@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mie_record::DataRecord;
 use sha2::{Digest, Sha256};
 
-use super::check::{Obstacle, obstacle};
+use super::check::{Obstacle, first_file, obstacle};
 use crate::config::{DataSection, Experiment, OnMissing, closest};
 use crate::error::{Error, Result, guarded};
 use crate::family::{Dataset, Modality, OpenContext, Sample, Split, TensorLayout};
@@ -339,6 +339,36 @@ impl DataSource {
         Ok(self.splits.get(&split).map_or(&[], Vec::as_slice))
     }
 
+    /// Adds to an error of decoding which sample it is about and, for a file, what to do.
+    pub(super) fn blame(&self, entry: &Entry, modality: &str, error: Error) -> Error {
+        let Entry { split, index, .. } = *entry;
+        let id = self.dataset.samples(split).get(index).map_or("", |sample| sample.id.as_str());
+        let remedy = format!(
+            "\n  what to do: mend the file, or train without the sample: data.exclude = [{id:?}]; \
+             `mie data check EXPERIMENT --decode` lists all that cannot be decoded"
+        );
+        let cause = match error {
+            Error::Plugin { source, .. } => *source,
+            other => other,
+        };
+        let cause = match cause {
+            Error::Data { file, problem } => Error::data(file, problem + &remedy),
+            Error::Io { operation, path, source } => {
+                Error::data(path, format!("cannot {operation} it: {source}{remedy}"))
+            }
+            // What a decoder stumbles over is the file it was given.
+            Error::Torch(_) | Error::Shape { .. } => {
+                let raw = || Ok(first_file(&self.dataset.raw(split, index, modality)?));
+                match guarded(modality, raw).ok().flatten() {
+                    Some(file) => Error::data(file, format!("{cause}{remedy}")),
+                    None => cause,
+                }
+            }
+            other => other,
+        };
+        cause.in_plugin(&format!("modality `{modality}` of sample `{id}`, {} split", split.name()))
+    }
+
     /// Describes each split for the record.
     pub fn records(&self) -> Vec<DataRecord> {
         Split::ALL
@@ -433,6 +463,46 @@ mod tests {
     #[test]
     fn a_class_that_was_never_listed_stands_in_no_one_s_way() {
         assert_eq!(open(&SAMPLES[1..], &DataSection::default()).unwrap().len(Split::Train), 3);
+    }
+
+    #[test]
+    fn an_unknown_id_to_exclude_is_refused_with_the_nearest() {
+        let samples = [(Split::Train, "3_theo_37", 0), (Split::Train, "4_lucas_1", 1)];
+        let error = refusal(&samples, &without(&["4_lucas_1", "3_teho_37"]));
+        assert!(error.contains("no such sample (did you mean `3_theo_37`?)"), "{error}");
+        let error = refusal(&samples, &without(&["cat"]));
+        assert!(error.contains("data.exclude names `cat`, and") && !error.contains("did you"));
+    }
+
+    #[test]
+    fn only_absent_files_are_skipped() {
+        let skip = DataSection { on_missing: OnMissing::Skip, ..DataSection::default() };
+        let mut samples = SAMPLES.to_vec();
+        samples.push((Split::Train, "absent", 1));
+        let source = open(&samples, &skip).unwrap();
+        assert!(source.records()[0].skipped[0].starts_with("absent: "));
+        let error = refusal(&samples, &DataSection::default());
+        assert!(error.contains("absent (not found), the `file` of sample `absent` in the train"));
+        // What the dataset itself cannot find its way to is broken.
+        samples.push((Split::Train, "unreachable", 1));
+        let error = refusal(&samples, &skip);
+        assert!(error.contains("made_up.list: line 3 names no file"), "{error}");
+        assert!(error.contains("data.exclude = [\"unreachable\"]"), "{error}");
+        let mut skip = skip;
+        skip.exclude.push("unreachable".to_owned());
+        let skipped = &open(&samples, &skip).unwrap().records()[0].skipped;
+        assert_eq!(skipped[1], "unreachable: excluded by data.exclude");
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_not_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = Files::new(folder.path(), &SAMPLES);
+        std::fs::remove_file(folder.path().join("b")).unwrap();
+        std::fs::create_dir(folder.path().join("b")).unwrap();
+        let skip = DataSection { on_missing: OnMissing::Skip, ..DataSection::default() };
+        let error = dataset.open(Decoder::default(), &skip).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("/b: is not a file, the `file` of sample `b`"), "{error}");
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl TensorLayout {
 
     /// Numbers a sample has in this tensor.
     pub fn len(&self) -> usize {
-        self.shape.iter().product::<i64>() as usize
+        let sides = self.shape.iter().map(|&side| usize::try_from(side).unwrap_or(0));
+        sides.fold(1, usize::saturating_mul)
     }
 
     /// Whether the tensor holds nothing.
@@ -148,7 +149,7 @@ pub trait Modality: Send + Sync {
     /// Tensors of a sample.
     fn layout(&self) -> Vec<TensorLayout>;
 
-    /// Decodes `raw` into `out`; a pure function of its arguments.
+    /// Decodes `raw` into `out`, which holds zeros; a pure function of its arguments.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
