@@ -1,18 +1,20 @@
 //! `mie data`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use mie_core::catalogue::{Family, plugins_of};
-use mie_core::config::{Resolved, closest};
+use mie_core::config::{Resolved, closest, to_toml};
 use mie_core::data::check::{CheckReport, Fault, check};
 use mie_core::data::fetch::{self, FetchReport};
 use mie_core::error::guarded;
 use mie_core::family::{DatasetConfig, Modality, OpenContext};
 use mie_core::random::Seed;
 use mie_core::{Error, Result};
+use serde_json::json;
 
 use crate::arguments::DataDir;
 use crate::format::count;
@@ -69,6 +71,9 @@ impl Check {
             shell.json_page(&report);
         } else {
             shell.line(&describe(&report));
+            if let Some(list) = exclusion(&report, &subject.decoders, &subject.excluded)? {
+                shell.text(&list);
+            }
         }
         Ok(status(&report))
     }
@@ -121,6 +126,8 @@ struct Subject {
     name: String,
     config: Box<dyn DatasetConfig>,
     decoders: Vec<(String, Box<dyn Modality>)>,
+    /// Samples that the experiment leaves out already.
+    excluded: BTreeSet<String>,
     seed: Seed,
 }
 
@@ -130,7 +137,13 @@ impl Subject {
         let file = Path::new(what);
         if !file.is_file() {
             let config = by_name(what)?;
-            return Ok(Self { name: what.to_owned(), config, decoders: Vec::new(), seed: Seed(0) });
+            return Ok(Self {
+                name: what.to_owned(),
+                config,
+                decoders: Vec::new(),
+                excluded: BTreeSet::new(),
+                seed: Seed(0),
+            });
         }
         let experiment = Resolved::read(file, &[])?.experiment;
         let decoders = experiment
@@ -145,6 +158,7 @@ impl Subject {
             name: experiment.dataset.typetag_name().to_owned(),
             config: experiment.dataset,
             decoders,
+            excluded: experiment.data.exclude.into_iter().collect(),
             seed: Seed(experiment.seed),
         })
     }
@@ -171,6 +185,27 @@ impl Subject {
         }
         report
     }
+}
+
+/// The line of a configuration that leaves out all samples which cannot be used.
+///
+/// Faults of modalities that the experiment does not read are none of its business.
+fn exclusion(
+    report: &CheckReport,
+    decoders: &[(String, Box<dyn Modality>)],
+    excluded: &BTreeSet<String>,
+) -> Result<Option<String>> {
+    let read = |fault: &&Fault| {
+        decoders.is_empty() || decoders.iter().any(|(name, _)| *name == fault.modality)
+    };
+    let faults = report.missing.iter().chain(&report.broken).filter(read);
+    let found: BTreeSet<String> = faults.map(|fault| fault.sample.clone()).collect();
+    if found.is_subset(excluded) {
+        return Ok(None);
+    }
+    let all: BTreeSet<&String> = found.union(excluded).collect();
+    let line = to_toml(&json!({ "exclude": all }))?;
+    Ok(Some(format!("to train without them, in the table [data] of the experiment:\n{line}")))
 }
 
 /// Finds a dataset by its name, with its options at their defaults.
@@ -333,6 +368,27 @@ mod tests {
         assert!(text.contains("1 difference:\n  audio: 22 missing\n22 faults:\n"), "{text}");
         assert_eq!(text.matches("  test `a` audio: a.wav (not found)\n").count(), SHOWN, "{text}");
         assert!(text.ends_with("  … 2 more, which --json lists"), "{text}");
+    }
+
+    #[test]
+    fn samples_that_cannot_be_used_are_listed_ready_to_paste() {
+        let fault = |sample: &str, modality: &str| Fault {
+            split: Split::Train,
+            sample: sample.to_owned(),
+            modality: modality.to_owned(),
+            file: None,
+            reason: "is empty".to_owned(),
+        };
+        let report = CheckReport {
+            missing: vec![fault("c", "audio"), fault("b", "image")],
+            broken: vec![fault("b", "audio")],
+            ..report()
+        };
+        let excluded = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect();
+        let list = exclusion(&report, &[], &excluded(&["a"])).unwrap().unwrap();
+        let (_, line) = list.split_once(":\n").unwrap();
+        assert_eq!(line, "exclude = [\"a\", \"b\", \"c\"]\n");
+        assert_eq!(exclusion(&report, &[], &excluded(&["a", "b", "c"])).unwrap(), None);
     }
 
     #[test]
