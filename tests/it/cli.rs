@@ -587,6 +587,19 @@ fn a_complete_dataset_is_found_to_be_so() {
 }
 
 #[test]
+fn a_dataset_is_decoded_by_its_name_alone() {
+    let ran = Desk::new().run(&["data", "check", "synthetic", "--decode"], 0);
+    let end = "decoded without fault: 7000\nnothing differs from a complete copy\n";
+    assert!(ran.out.ends_with(end), "{}", ran.out);
+    let Some(folder) = data() else { return };
+    let folder = folder.canonicalize().unwrap().display().to_string();
+    let arguments = ["data", "check", "av_digits", "--decode", "--data-dir", &folder];
+    let out = Desk::new().run(&arguments, 0).out;
+    let end = "decoded without fault: 6000\nnothing differs from a complete copy\n";
+    assert!(out.ends_with(end), "{out}");
+}
+
+#[test]
 fn a_missing_or_truncated_recording_is_named() {
     let Some(desk) = few_digits() else { return };
     let decode = ["data", "check", "few.toml", "--decode"];

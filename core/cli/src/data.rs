@@ -1,6 +1,6 @@
 //! `mie data`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use mie_core::config::{Resolved, closest, to_toml};
 use mie_core::data::check::{CheckReport, Fault, check};
 use mie_core::data::fetch::{self, FetchReport};
 use mie_core::error::guarded;
-use mie_core::family::{DatasetConfig, Modality, OpenContext};
+use mie_core::family::{DatasetConfig, Modality, ModalityConfig, OpenContext};
 use mie_core::random::Seed;
 use mie_core::{Error, Result};
 use serde_json::json;
@@ -47,7 +47,7 @@ pub(crate) struct Check {
     /// Name of a dataset, or an experiment that uses one: a TOML file
     #[arg(value_name = "DATASET")]
     what: String,
-    /// Decode every sample; needs an experiment, which says how
+    /// Decode every sample: as the experiment says, or as the dataset proposes
     #[arg(long)]
     decode: bool,
     #[command(flatten)]
@@ -60,12 +60,6 @@ pub(crate) struct Check {
 impl Check {
     fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
         let subject = Subject::of(&self.what)?;
-        if self.decode && subject.decoders.is_empty() {
-            return Err(Error::refused(
-                format!("`{}` is a dataset, which does not say how to decode it", self.what),
-                "name an experiment that uses it, or leave out --decode",
-            ));
-        }
         let report = subject.check(&self.data_dir.folder(), self.decode, shell)?;
         if self.json {
             shell.json_page(&report);
@@ -121,6 +115,9 @@ fn status(report: &CheckReport) -> ExitCode {
     if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// What decodes each modality, as configured.
+type Inputs = BTreeMap<String, Box<dyn ModalityConfig>>;
+
 /// A dataset as configured, and how its modalities are decoded where that is known.
 struct Subject {
     name: String,
@@ -146,14 +143,9 @@ impl Subject {
             });
         }
         let experiment = Resolved::read(file, &[])?.experiment;
-        let decoders = experiment
-            .modalities
-            .iter()
-            .map(|(name, section)| {
-                let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());
-                Ok((name.clone(), guarded(&plugin, || section.input.build())?))
-            })
-            .collect::<Result<_>>()?;
+        let inputs: Inputs =
+            experiment.modalities.into_iter().map(|(name, it)| (name, it.input)).collect();
+        let decoders = build(&inputs)?;
         Ok(Self {
             name: experiment.dataset.typetag_name().to_owned(),
             config: experiment.dataset,
@@ -169,6 +161,20 @@ impl Subject {
 
     fn check(&self, data_dir: &Path, decode: bool, shell: &Shell) -> Result<CheckReport> {
         let context = self.context(data_dir);
+        let plugin = format!("dataset `{}`", self.name);
+        let dataset = guarded(&plugin, || self.config.open(&context))?;
+        let proposed = if decode && self.decoders.is_empty() {
+            build(&guarded(&plugin, || Ok(dataset.inputs()))?)?
+        } else {
+            Vec::new()
+        };
+        let decoders = if proposed.is_empty() { &self.decoders } else { &proposed };
+        if decode && decoders.is_empty() {
+            return Err(Error::refused(
+                format!("dataset `{}` does not say how to decode it", self.name),
+                "name an experiment that uses it, or leave out --decode",
+            ));
+        }
         let shown = shell.shows_bars().then(|| bar("{bar:24}  {pos}/{len} samples  eta {eta}", 0));
         let mut progress = |done: usize, total: usize| {
             if let Some(bar) = &shown {
@@ -176,15 +182,23 @@ impl Subject {
                 bar.set_position(done as u64);
             }
         };
-        let report = guarded(&format!("dataset `{}`", self.name), || {
-            let dataset = self.config.open(&context)?;
-            check(dataset.as_ref(), &self.decoders, decode, &mut progress)
-        });
+        let report = guarded(&plugin, || check(dataset.as_ref(), decoders, decode, &mut progress));
         if let Some(bar) = &shown {
             bar.finish_and_clear();
         }
         report
     }
+}
+
+/// Builds what decodes each modality.
+fn build(inputs: &Inputs) -> Result<Vec<(String, Box<dyn Modality>)>> {
+    inputs
+        .iter()
+        .map(|(name, input)| {
+            let plugin = format!("modality `{}` of `{name}`", input.typetag_name());
+            Ok((name.clone(), guarded(&plugin, || input.build())?))
+        })
+        .collect()
 }
 
 /// The line of a configuration that leaves out all samples which cannot be used.
@@ -267,9 +281,14 @@ fn fetched(report: &FetchReport, root: &Path) -> String {
                 0 => String::new(),
                 files => format!(", unpacked to {}", count(files, "file")),
             };
+            let trust = if file.compared {
+                ""
+            } else {
+                "; no checksum of it is published, so none was compared"
+            };
             match file.downloaded_bytes {
-                0 => format!("  {path}: there already{unpacked}"),
-                bytes => format!("  {path}: {:.1} MB{unpacked}", bytes as f64 / 1e6),
+                0 => format!("  {path}: there already{unpacked}{trust}"),
+                bytes => format!("  {path}: {:.1} MB{unpacked}{trust}", bytes as f64 / 1e6),
             }
         })
         .collect();
@@ -292,6 +311,9 @@ fn describe(report: &CheckReport) -> String {
         };
         let samples = count(found.samples, "sample");
         lines.push(format!("{:5}  {samples} ({expected}){classes}", split.name()));
+    }
+    if !report.not_decoded.is_empty() {
+        lines.push(format!("not decoded: {}", report.not_decoded.join(", ")));
     }
     if report.decoded > 0 {
         lines.push(format!("decoded without fault: {}", report.decoded));
@@ -318,8 +340,6 @@ fn describe(report: &CheckReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use mie_core::data::check::SplitReport;
     use mie_core::data::fetch::FetchedFile;
     use mie_core::family::Split;
@@ -397,13 +417,15 @@ mod tests {
             path: Path::new("/data/set").join(name),
             downloaded_bytes,
             unpacked,
+            compared: unpacked == 0,
         };
         let report = FetchReport {
             files: vec![file("a.gz", 1_540_000, 0), file("b.zip", 100_000, 3), file("c", 0, 0)],
         };
         assert_eq!(
             fetched(&report, Path::new("/data/set")),
-            "  a.gz: 1.5 MB\n  b.zip: 0.1 MB, unpacked to 3 files\n  c: there already"
+            "  a.gz: 1.5 MB\n  b.zip: 0.1 MB, unpacked to 3 files; no checksum of it is published, so \
+             none was compared\n  c: there already"
         );
     }
 

@@ -25,6 +25,8 @@ pub struct CheckReport {
     pub broken: Vec<Fault>,
     /// Raw things that were decoded without a fault.
     pub decoded: usize,
+    /// Modalities that nobody says how to decode, when decoding was asked for.
+    pub not_decoded: Vec<String>,
     /// Everything that differs from a complete copy, in words; faults are summed up.
     pub differences: Vec<String>,
 }
@@ -91,7 +93,12 @@ pub fn check(
         BTreeMap::new()
     };
     let mut report = CheckReport::default();
+    if decode {
+        report.not_decoded = known.clone();
+        report.not_decoded.retain(|name| !decoders.contains_key(name.as_str()));
+    }
     count(dataset, &mut report);
+    report.differences.extend(dataset.differences());
     let total: usize = Split::ALL.map(|split| dataset.samples(split).len()).iter().sum();
     let mut done = 0;
     for split in Split::ALL {
@@ -480,6 +487,7 @@ mod tests {
         dataset.test[0].id = "silent".to_owned();
         let report = check(&dataset, &decoders(&["text"]), true, &mut |_, _| {}).unwrap();
         assert_eq!((report.broken.len(), report.decoded), (3, 0));
+        assert_eq!(report.not_decoded, ["file"]);
         let reasons: Vec<&str> = report.broken.iter().map(|fault| fault.reason.as_str()).collect();
         assert!(reasons[0].contains("fails.txt: is broken"), "{}", reasons[0]);
         assert!(reasons[1].contains("modality `text`"), "{}", reasons[1]);
