@@ -168,3 +168,18 @@ pub trait Modality: Send + Sync {
 }
 
 plugin_family!(Modality, ModalityConfig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_an_absurd_shape_does_not_overflow() {
+        let length = |shape: &[i64]| TensorLayout::value(shape)[0].len();
+        assert_eq!(length(&[2, 3, 4]), 24);
+        assert_eq!(length(&[]), 1);
+        assert_eq!(length(&[5, 0]), 0);
+        assert_eq!(length(&[i64::MAX, i64::MAX]), usize::MAX);
+        assert_eq!(length(&[-1, 3]), 0);
+    }
+}

@@ -172,6 +172,9 @@ impl Modality for Spectrogram {
         let rates = (recording.rate_hertz, self.config.sample_rate_hertz);
         let mut signal = resample(recording.samples, rates)
             .map_err(|problem| Error::data(file, format!("cannot be resampled: {problem}")))?;
+        if signal.is_empty() || !signal.iter().all(|sample| sample.is_finite()) {
+            return Err(Error::data(file, "is too short or too loud to be resampled"));
+        }
         fit(&mut signal, self.config.length_samples, self.config.fit);
         add_noise(&mut signal, self.config.noise_deviation, draw);
         for sample in &mut signal {
@@ -280,6 +283,9 @@ fn resample(samples: Vec<f32>, rates: Rates) -> Result<Vec<f32>, String> {
     let (from, to) = (rates.0 as usize, rates.1 as usize);
     if from == to {
         return Ok(samples);
+    }
+    if samples.len().saturating_mul(to) / from > MOST {
+        return Err(format!("{} samples of {from} Hz are over 2^28 of {to} Hz", samples.len()));
     }
     RESAMPLER.with_borrow_mut(|kept| {
         let mut resampler = match kept.take() {
@@ -456,6 +462,18 @@ mod tests {
                 assert!((found - expected).abs() < 0.008, "{from} to {to}: {found} {expected}");
             }
         }
+    }
+
+    #[test]
+    fn what_cannot_be_resampled_is_refused_with_the_file() {
+        // 1000 Hz to 768000 Hz: more than any memory holds, had the recording a minute more.
+        let problem = resample(vec![0.0; 400_000], (1_000, 768_000)).unwrap_err();
+        assert_eq!(problem, "400000 samples of 1000 Hz are over 2^28 of 768000 Hz");
+        let folder = tempfile::tempdir().unwrap();
+        let config = SpectrogramConfig { sample_rate_hertz: 8_000, ..small() };
+        let raw = stored(folder.path(), 16_000, &[f32::MAX; 4_000]);
+        let error = decode(&config, &raw, Mode::Training, &draw(0, 0)).unwrap_err().to_string();
+        assert!(error.contains(".wav: is too short or too loud to be resampled"), "{error}");
     }
 
     #[test]
