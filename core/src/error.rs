@@ -43,22 +43,6 @@ pub enum Error {
         /// What was found and what was expected, with the position where it has one.
         problem: String,
     },
-    /// A sample cannot be read.
-    #[error(
-        "sample `{sample}` of the {split} split, modality `{modality}`: {source}\n  what to do: \
-         mend the file, or leave the sample out with `data.exclude = [\"{sample}\"]`; `mie data \
-         check CONFIG --decode` finds all that are broken"
-    )]
-    Sample {
-        /// Id of the sample.
-        sample: String,
-        /// Name of its split.
-        split: &'static str,
-        /// The modality that was read.
-        modality: String,
-        /// What is wrong with it.
-        source: Box<Error>,
-    },
     /// Tensors or tables have sizes that do not fit.
     #[error("{what}: expected {expected}, found {found}")]
     Shape {

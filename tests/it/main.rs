@@ -13,6 +13,7 @@ use mie_plugins as _;
 mod cli;
 mod configs;
 mod conformance;
+mod data;
 mod desk;
 mod engine;
 mod faults;

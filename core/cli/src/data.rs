@@ -1,19 +1,20 @@
 //! `mie data`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use mie_core::catalogue::{Family, plugins_of};
-use mie_core::config::{Resolved, closest};
+use mie_core::config::{Resolved, closest, to_toml};
 use mie_core::data::check::{CheckReport, Fault, check};
 use mie_core::data::fetch::{self, FetchReport};
 use mie_core::error::guarded;
-use mie_core::family::{DatasetConfig, Modality, OpenContext};
+use mie_core::family::{DatasetConfig, Modality, ModalityConfig, OpenContext};
 use mie_core::random::Seed;
 use mie_core::{Error, Result};
+use serde_json::json;
 
 use crate::arguments::DataDir;
 use crate::format::count;
@@ -46,7 +47,7 @@ pub(crate) struct Check {
     /// Name of a dataset, or an experiment that uses one: a TOML file
     #[arg(value_name = "DATASET")]
     what: String,
-    /// Decode every sample; needs an experiment, which says how
+    /// Decode every sample: as the experiment says, or as the dataset proposes
     #[arg(long)]
     decode: bool,
     #[command(flatten)]
@@ -59,17 +60,14 @@ pub(crate) struct Check {
 impl Check {
     fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
         let subject = Subject::of(&self.what)?;
-        if self.decode && subject.decoders.is_empty() {
-            return Err(Error::refused(
-                format!("`{}` is a dataset, which does not say how to decode it", self.what),
-                "name an experiment that uses it, or leave out --decode",
-            ));
-        }
         let report = subject.check(&self.data_dir.folder(), self.decode, shell)?;
         if self.json {
             shell.json_page(&report);
         } else {
             shell.line(&describe(&report));
+            if let Some(list) = exclusion(&report, &subject.decoders, &subject.excluded)? {
+                shell.text(&list);
+            }
         }
         Ok(status(&report))
     }
@@ -117,11 +115,16 @@ fn status(report: &CheckReport) -> ExitCode {
     if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// What decodes each modality, as configured.
+type Inputs = BTreeMap<String, Box<dyn ModalityConfig>>;
+
 /// A dataset as configured, and how its modalities are decoded where that is known.
 struct Subject {
     name: String,
     config: Box<dyn DatasetConfig>,
     decoders: Vec<(String, Box<dyn Modality>)>,
+    /// Samples that the experiment leaves out already.
+    excluded: BTreeSet<String>,
     seed: Seed,
 }
 
@@ -131,21 +134,23 @@ impl Subject {
         let file = Path::new(what);
         if !file.is_file() {
             let config = by_name(what)?;
-            return Ok(Self { name: what.to_owned(), config, decoders: Vec::new(), seed: Seed(0) });
+            return Ok(Self {
+                name: what.to_owned(),
+                config,
+                decoders: Vec::new(),
+                excluded: BTreeSet::new(),
+                seed: Seed(0),
+            });
         }
         let experiment = Resolved::read(file, &[])?.experiment;
-        let decoders = experiment
-            .modalities
-            .iter()
-            .map(|(name, section)| {
-                let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());
-                Ok((name.clone(), guarded(&plugin, || section.input.build())?))
-            })
-            .collect::<Result<_>>()?;
+        let inputs: Inputs =
+            experiment.modalities.into_iter().map(|(name, it)| (name, it.input)).collect();
+        let decoders = build(&inputs)?;
         Ok(Self {
             name: experiment.dataset.typetag_name().to_owned(),
             config: experiment.dataset,
             decoders,
+            excluded: experiment.data.exclude.into_iter().collect(),
             seed: Seed(experiment.seed),
         })
     }
@@ -156,6 +161,20 @@ impl Subject {
 
     fn check(&self, data_dir: &Path, decode: bool, shell: &Shell) -> Result<CheckReport> {
         let context = self.context(data_dir);
+        let plugin = format!("dataset `{}`", self.name);
+        let dataset = guarded(&plugin, || self.config.open(&context))?;
+        let proposed = if decode && self.decoders.is_empty() {
+            build(&guarded(&plugin, || Ok(dataset.inputs()))?)?
+        } else {
+            Vec::new()
+        };
+        let decoders = if proposed.is_empty() { &self.decoders } else { &proposed };
+        if decode && decoders.is_empty() {
+            return Err(Error::refused(
+                format!("dataset `{}` does not say how to decode it", self.name),
+                "name an experiment that uses it, or leave out --decode",
+            ));
+        }
         let shown = shell.shows_bars().then(|| bar("{bar:24}  {pos}/{len} samples  eta {eta}", 0));
         let mut progress = |done: usize, total: usize| {
             if let Some(bar) = &shown {
@@ -163,15 +182,44 @@ impl Subject {
                 bar.set_position(done as u64);
             }
         };
-        let report = guarded(&format!("dataset `{}`", self.name), || {
-            let dataset = self.config.open(&context)?;
-            check(dataset.as_ref(), &self.decoders, decode, &mut progress)
-        });
+        let report = guarded(&plugin, || check(dataset.as_ref(), decoders, decode, &mut progress));
         if let Some(bar) = &shown {
             bar.finish_and_clear();
         }
         report
     }
+}
+
+/// Builds what decodes each modality.
+fn build(inputs: &Inputs) -> Result<Vec<(String, Box<dyn Modality>)>> {
+    inputs
+        .iter()
+        .map(|(name, input)| {
+            let plugin = format!("modality `{}` of `{name}`", input.typetag_name());
+            Ok((name.clone(), guarded(&plugin, || input.build())?))
+        })
+        .collect()
+}
+
+/// The line of a configuration that leaves out all samples which cannot be used.
+///
+/// Faults of modalities that the experiment does not read are none of its business.
+fn exclusion(
+    report: &CheckReport,
+    decoders: &[(String, Box<dyn Modality>)],
+    excluded: &BTreeSet<String>,
+) -> Result<Option<String>> {
+    let read = |fault: &&Fault| {
+        decoders.is_empty() || decoders.iter().any(|(name, _)| *name == fault.modality)
+    };
+    let faults = report.missing.iter().chain(&report.broken).filter(read);
+    let found: BTreeSet<String> = faults.map(|fault| fault.sample.clone()).collect();
+    if found.is_subset(excluded) {
+        return Ok(None);
+    }
+    let all: BTreeSet<&String> = found.union(excluded).collect();
+    let line = to_toml(&json!({ "exclude": all }))?;
+    Ok(Some(format!("to train without them, in the table [data] of the experiment:\n{line}")))
 }
 
 /// Finds a dataset by its name, with its options at their defaults.
@@ -233,9 +281,14 @@ fn fetched(report: &FetchReport, root: &Path) -> String {
                 0 => String::new(),
                 files => format!(", unpacked to {}", count(files, "file")),
             };
+            let trust = if file.compared {
+                ""
+            } else {
+                "; no checksum of it is published, so none was compared"
+            };
             match file.downloaded_bytes {
-                0 => format!("  {path}: there already{unpacked}"),
-                bytes => format!("  {path}: {:.1} MB{unpacked}", bytes as f64 / 1e6),
+                0 => format!("  {path}: there already{unpacked}{trust}"),
+                bytes => format!("  {path}: {:.1} MB{unpacked}{trust}", bytes as f64 / 1e6),
             }
         })
         .collect();
@@ -259,14 +312,14 @@ fn describe(report: &CheckReport) -> String {
         let samples = count(found.samples, "sample");
         lines.push(format!("{:5}  {samples} ({expected}){classes}", split.name()));
     }
+    if !report.not_decoded.is_empty() {
+        lines.push(format!("not decoded: {}", report.not_decoded.join(", ")));
+    }
     if report.decoded > 0 {
         lines.push(format!("decoded without fault: {}", report.decoded));
     }
     if report.ok() {
         lines.push("nothing differs from a complete copy".to_owned());
-        if report.decoded == 0 {
-            lines.push("contents were not decoded: --decode does, given an experiment".to_owned());
-        }
         return lines.join("\n");
     }
     lines.push(format!("{}:", count(report.differences.len(), "difference")));
@@ -282,18 +335,11 @@ fn describe(report: &CheckReport) -> String {
     if faults.len() > SHOWN {
         lines.push(format!("  … {} more, which --json lists", faults.len() - SHOWN));
     }
-    let ids: BTreeSet<String> = faults.iter().map(|f| format!("\"{}\"", f.sample)).collect();
-    if !ids.is_empty() {
-        let ids: Vec<String> = ids.into_iter().collect();
-        lines.push(format!("to train without these samples: data.exclude = [{}]", ids.join(", ")));
-    }
     lines.join("\n")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use mie_core::data::check::SplitReport;
     use mie_core::data::fetch::FetchedFile;
     use mie_core::family::Split;
@@ -320,8 +366,7 @@ mod tests {
             describe(&report()),
             "train  2,400 samples (expected 2400); 239 to 241 of a class\n\
              test   0 samples (expected number unknown)\n\
-             nothing differs from a complete copy\n\
-             contents were not decoded: --decode does, given an experiment"
+             nothing differs from a complete copy"
         );
     }
 
@@ -342,9 +387,28 @@ mod tests {
         let text = describe(&report);
         assert!(text.contains("1 difference:\n  audio: 22 missing\n22 faults:\n"), "{text}");
         assert_eq!(text.matches("  test `a` audio: a.wav (not found)\n").count(), SHOWN, "{text}");
-        let end = "  … 2 more, which --json lists\nto train without these samples: data.exclude = \
-                   [\"a\"]";
-        assert!(text.ends_with(end), "{text}");
+        assert!(text.ends_with("  … 2 more, which --json lists"), "{text}");
+    }
+
+    #[test]
+    fn samples_that_cannot_be_used_are_listed_ready_to_paste() {
+        let fault = |sample: &str, modality: &str| Fault {
+            split: Split::Train,
+            sample: sample.to_owned(),
+            modality: modality.to_owned(),
+            file: None,
+            reason: "is empty".to_owned(),
+        };
+        let report = CheckReport {
+            missing: vec![fault("c", "audio"), fault("b", "image")],
+            broken: vec![fault("b", "audio")],
+            ..report()
+        };
+        let excluded = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect();
+        let list = exclusion(&report, &[], &excluded(&["a"])).unwrap().unwrap();
+        let (_, line) = list.split_once(":\n").unwrap();
+        assert_eq!(line, "exclude = [\"a\", \"b\", \"c\"]\n");
+        assert_eq!(exclusion(&report, &[], &excluded(&["a", "b", "c"])).unwrap(), None);
     }
 
     #[test]
@@ -353,13 +417,15 @@ mod tests {
             path: Path::new("/data/set").join(name),
             downloaded_bytes,
             unpacked,
+            compared: unpacked == 0,
         };
         let report = FetchReport {
             files: vec![file("a.gz", 1_540_000, 0), file("b.zip", 100_000, 3), file("c", 0, 0)],
         };
         assert_eq!(
             fetched(&report, Path::new("/data/set")),
-            "  a.gz: 1.5 MB\n  b.zip: 0.1 MB, unpacked to 3 files\n  c: there already"
+            "  a.gz: 1.5 MB\n  b.zip: 0.1 MB, unpacked to 3 files; no checksum of it is published, so \
+             none was compared\n  c: there already"
         );
     }
 

@@ -89,7 +89,8 @@ pub struct DataSection {
     pub train_per_class: Option<usize>,
     /// What happens when a file of a sample is missing.
     pub on_missing: OnMissing,
-    /// Samples to leave out, by their id.
+    /// Samples to leave out, by their id: broken ones, for instance. They are listed in the record
+    /// and the run is marked; `mie data check EXPERIMENT --decode` finds the broken ones.
     pub exclude: Vec<String>,
     /// Mixing of training samples; absent means none.
     pub mixup: Option<Mixup>,
@@ -116,7 +117,8 @@ impl Default for DataSection {
 pub enum OnMissing {
     /// The run is refused with a list of what is missing.
     Error,
-    /// The sample is left out, listed in the record, and the run is marked.
+    /// The sample is left out, listed in the record, and the run is marked. Only absent files are
+    /// skipped: one that is there and broken ends the run, unless `exclude` names its sample.
     Skip,
 }
 
@@ -128,7 +130,8 @@ pub struct Mixup {
     /// Parameter `a` of the Beta distribution, greater than 0. Released code: 1.0, or 0.9 for
     /// Twitter2015.
     pub alpha: f64,
-    /// Modalities whose inputs are mixed; empty means all. Only steps that train one of them mix.
+    /// Modalities whose inputs are mixed; empty means all. Only steps that train one of them mix,
+    /// and such a step may train no other.
     #[serde(default)]
     pub modalities: Vec<String>,
 }

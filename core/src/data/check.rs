@@ -1,7 +1,8 @@
 //! Compares a dataset on disk with what a complete copy holds.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -24,6 +25,8 @@ pub struct CheckReport {
     pub broken: Vec<Fault>,
     /// Raw things that were decoded without a fault.
     pub decoded: usize,
+    /// Modalities that nobody says how to decode, when decoding was asked for.
+    pub not_decoded: Vec<String>,
     /// Everything that differs from a complete copy, in words; faults are summed up.
     pub differences: Vec<String>,
 }
@@ -90,34 +93,39 @@ pub fn check(
         BTreeMap::new()
     };
     let mut report = CheckReport::default();
+    if decode {
+        report.not_decoded.clone_from(&known);
+        report.not_decoded.retain(|name| !decoders.contains_key(name.as_str()));
+    }
     count(dataset, &mut report);
+    report.differences.extend(dataset.differences());
     let total: usize = Split::ALL.map(|split| dataset.samples(split).len()).iter().sum();
     let mut done = 0;
     for split in Split::ALL {
         for (index, sample) in dataset.samples(split).iter().enumerate() {
             for modality in &known {
-                let fault = |file: Option<&Path>, reason: String| Fault {
-                    split,
-                    sample: sample.id.clone(),
-                    modality: modality.clone(),
-                    file: file.map(Path::to_owned),
-                    reason,
+                let mut add = |Obstacle { file, reason, absent }| {
+                    let (sample, modality) = (sample.id.clone(), modality.clone());
+                    let list = if absent { &mut report.missing } else { &mut report.broken };
+                    list.push(Fault { split, sample, modality, file, reason });
                 };
                 let raw = match dataset.raw(split, index, modality) {
                     Ok(raw) => raw,
                     Err(error) => {
-                        report.broken.push(fault(None, error.to_string()));
+                        add(error.into());
                         continue;
                     }
                 };
-                if let Some((file, reason)) = first_missing(&raw) {
-                    report.missing.push(fault(file, reason));
+                if let Some(found) = obstacle(&raw) {
+                    add(found);
                 } else if let Some(decoder) = decoders.get_mut(modality.as_str()) {
                     match decoder.decode(&raw) {
                         Ok(()) => report.decoded += 1,
-                        Err(error) => {
-                            report.broken.push(fault(first_file(&raw), error.to_string()));
-                        }
+                        Err(error) => add(Obstacle {
+                            file: first_file(&raw),
+                            reason: error.to_string(),
+                            absent: false,
+                        }),
                     }
                 }
             }
@@ -203,17 +211,56 @@ fn files<'a>(raw: &'a Raw<'_>) -> &'a [PathBuf] {
     }
 }
 
-fn first_file<'a>(raw: &'a Raw<'_>) -> Option<&'a Path> {
-    files(raw).first().map(PathBuf::as_path)
+/// The file of a raw thing, the first of several; `None` for what lies in memory.
+pub(super) fn first_file(raw: &Raw<'_>) -> Option<PathBuf> {
+    files(raw).first().cloned()
 }
 
-/// The first file of a raw thing that does not exist, with the reason.
-fn first_missing<'a>(raw: &'a Raw<'_>) -> Option<(Option<&'a Path>, String)> {
-    if matches!(raw, Raw::Files(files) if files.is_empty()) {
-        return Some((None, "there are no files".to_owned()));
+/// What keeps a raw thing from being read, as far as can be told without opening it.
+pub(super) struct Obstacle {
+    pub(super) file: Option<PathBuf>,
+    /// What is wrong, with the file.
+    pub(super) reason: String,
+    /// Whether there is no such file; otherwise what is there cannot be used.
+    pub(super) absent: bool,
+}
+
+impl From<Error> for Obstacle {
+    /// Judges the error of a dataset that could not say where a raw thing lies.
+    fn from(error: Error) -> Self {
+        let cause = match &error {
+            Error::Plugin { source, .. } => source,
+            other => other,
+        };
+        let (file, absent) = match cause {
+            Error::Io { path, source, .. } => (Some(path.clone()), is_absent(source)),
+            Error::Data { file, .. } => (Some(file.clone()), false),
+            _ => (None, false),
+        };
+        Self { file, reason: error.to_string(), absent }
     }
-    let missing = files(raw).iter().find(|file| !file.is_file())?;
-    Some((Some(missing.as_path()), format!("{} (not found)", missing.display())))
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Looks for the files of a raw thing, and gives the first that cannot be read.
+pub(super) fn obstacle(raw: &Raw<'_>) -> Option<Obstacle> {
+    if matches!(raw, Raw::Files(files) if files.is_empty()) {
+        let reason = "there are no files".to_owned();
+        return Some(Obstacle { file: None, reason, absent: true });
+    }
+    files(raw).iter().find_map(|file| {
+        let shown = file.display();
+        let (reason, absent) = match std::fs::metadata(file) {
+            Ok(found) if found.is_file() => return None,
+            Ok(_) => (format!("{shown}: is not a file"), false),
+            Err(error) if is_absent(&error) => (format!("{shown} (not found)"), true),
+            Err(error) => (format!("{shown}: cannot be read: {error}"), false),
+        };
+        Some(Obstacle { file: Some(file.clone()), reason, absent })
+    })
 }
 
 /// A modality with memory for a sample.
@@ -269,6 +316,8 @@ impl<'a> Decoder<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::family::{Expected, Sample};
 
@@ -438,6 +487,7 @@ mod tests {
         dataset.test[0].id = "silent".to_owned();
         let report = check(&dataset, &decoders(&["text"]), true, &mut |_, _| {}).unwrap();
         assert_eq!((report.broken.len(), report.decoded), (3, 0));
+        assert_eq!(report.not_decoded, ["file"]);
         let reasons: Vec<&str> = report.broken.iter().map(|fault| fault.reason.as_str()).collect();
         assert!(reasons[0].contains("fails.txt: is broken"), "{}", reasons[0]);
         assert!(reasons[1].contains("modality `text`"), "{}", reasons[1]);

@@ -42,6 +42,8 @@ pub struct FetchedFile {
     pub downloaded_bytes: u64,
     /// Files unpacked from it.
     pub unpacked: usize,
+    /// Whether there is a published checksum that it was compared with.
+    pub compared: bool,
 }
 
 /// Brings what is not there yet.
@@ -103,11 +105,15 @@ impl Client {
         progress: &mut Progress<'_>,
     ) -> Result<FetchedFile> {
         let path = root.join(&file.path);
-        let mut fetched = FetchedFile { path, downloaded_bytes: 0, unpacked: 0 };
+        let compared = file.sha256.is_some();
+        let mut fetched = FetchedFile { path, downloaded_bytes: 0, unpacked: 0, compared };
         let marker = with_suffix(&fetched.path, ".fetched");
         // The address in the marker: a later release may fetch another archive to the same place.
         let marked = fs::read_to_string(&marker).is_ok_and(|address| address == file.address);
-        if file.unpack.is_some() && marked {
+        if let Some(unpack) = &file.unpack
+            && marked
+            && root.join(&unpack.into).is_dir()
+        {
             return Ok(fetched);
         }
         if !is_there(&fetched.path, file)? {
@@ -476,7 +482,10 @@ mod tests {
         assert!(requests[0].contains("accept-encoding: identity"));
         // The server is gone: what is there is not asked for again.
         let again = client.run(&plan, &mut |_, _, _| {}).unwrap();
-        assert_eq!(again.files[0], FetchedFile { path, downloaded_bytes: 0, unpacked: 0 });
+        assert_eq!(
+            again.files[0],
+            FetchedFile { path, downloaded_bytes: 0, unpacked: 0, compared: true }
+        );
     }
 
     #[test]
@@ -587,6 +596,7 @@ mod tests {
         let fetched = fetch(&root, archive(&address)).unwrap();
         server.join().unwrap();
         assert_eq!((fetched.downloaded_bytes, fetched.unpacked), (bytes.len() as u64, 2));
+        assert!(!fetched.compared, "no checksum was given");
         let folder = root.path().join("fsdd/recordings");
         assert_eq!(fs::read(folder.join("0_a_0.wav")).unwrap(), b"zero");
         assert_eq!(fs::read(folder.join("1_a_0.wav")).unwrap(), long);
@@ -594,6 +604,11 @@ mod tests {
         assert!(!fetched.path.exists());
         // The marker stands for the archive, until the address is another.
         assert_eq!(fetch(&root, archive(&address)).unwrap().downloaded_bytes, 0);
+        let (address, server) = serve(vec![whole(&bytes)]);
+        assert_eq!(fetch(&root, archive(&address)).unwrap().unpacked, 2);
+        server.join().unwrap();
+        // It does not stand for a folder that was deleted.
+        fs::remove_dir_all(&folder).unwrap();
         let (address, server) = serve(vec![whole(&bytes)]);
         assert_eq!(fetch(&root, archive(&address)).unwrap().unpacked, 2);
         server.join().unwrap();

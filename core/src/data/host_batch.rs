@@ -1,12 +1,12 @@
 //! A batch in ordinary memory, as workers fill it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, TryReserveError};
 
 use tch::{Device, Tensor};
 
 use super::source::{DataSource, Entry};
 use crate::batch::{Batch, Named, Targets};
-use crate::error::{Result, guarded};
+use crate::error::{Error, Result, guarded};
 use crate::family::{Buffer, Draw, Element, Mode, SampleBuffers, TensorLayout};
 
 /// One tensor of all samples, flat.
@@ -43,7 +43,19 @@ impl HostBatch {
                 layouts.iter().map(|layout| (layout.clone(), Column::empty(layout))).collect()
             });
             for (layout, column) in columns.iter_mut() {
-                column.resize(layout.len() * entries.len());
+                column.clear(layout.len().saturating_mul(entries.len())).map_err(|error| {
+                    Error::refused(
+                        format!(
+                            "{} samples of modality `{name}` at once, tensor `{}` of {:?} each: \
+                             {error}",
+                            entries.len(),
+                            layout.name,
+                            layout.shape
+                        ),
+                        "lower data.batch_size or data.evaluation_batch_size, or the sizes of the \
+                         modality",
+                    )
+                })?;
             }
             for (row, (_, entry)) in entries.iter().enumerate() {
                 let draw = Draw {
@@ -62,7 +74,7 @@ impl HostBatch {
                     let raw = source.dataset.raw(entry.split, entry.index, name)?;
                     source.modalities[name].load(&raw, mode, &draw, &mut out)
                 })
-                .map_err(|error| source.in_sample(entry, name, error))?;
+                .map_err(|error| source.blame(entry, name, error))?;
             }
         }
         Ok(())
@@ -108,10 +120,24 @@ impl Column {
         }
     }
 
-    fn resize(&mut self, length: usize) {
+    /// Makes room for `length` numbers, all 0.
+    ///
+    /// What a decoder leaves out must not be what another batch left: that would depend on the
+    /// number of workers.
+    fn clear(&mut self, length: usize) -> Result<(), TryReserveError> {
+        fn zeros<T: Copy>(
+            values: &mut Vec<T>,
+            length: usize,
+            zero: T,
+        ) -> Result<(), TryReserveError> {
+            values.clear();
+            values.try_reserve_exact(length)?;
+            values.resize(length, zero);
+            Ok(())
+        }
         match self {
-            Self::F32(values) => values.resize(length, 0.0),
-            Self::I64(values) => values.resize(length, 0),
+            Self::F32(values) => zeros(values, length, 0.0),
+            Self::I64(values) => zeros(values, length, 0),
         }
     }
 

@@ -7,61 +7,47 @@ use tch::Tensor;
 
 use crate::batch::{Batch, MixedTargets, Named, Targets};
 use crate::config::Mixup;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure_range};
 use crate::family::Phase;
 use crate::random::{Stream, permutation};
 
-/// Refuses options that mix some modalities of a sub-step and leave others as they are.
-///
-/// A step has one set of labels: mixed ones would be wrong for inputs that are whole.
+/// Holds the options of mixup against the modalities of a run and what its phases train together.
 ///
 /// # Errors
-/// [`Error::Refused`] with the modalities on either side.
-pub fn check_mixup(options: &Mixup, phases: &[Phase]) -> Result<()> {
+/// When `alpha` is out of range, a name belongs to no modality of the run, or a sub-step would mix
+/// the inputs of some of its modalities and the labels of all.
+pub fn check_mixup(options: &Mixup, modalities: &[String], phases: &[Phase]) -> Result<()> {
+    distribution(options)?;
+    if let Some(unknown) = options.modalities.iter().find(|name| !modalities.contains(name)) {
+        return Err(Error::refused(
+            format!("data.mixup.modalities names `{unknown}`, which the run does not have"),
+            format!("name some of {modalities:?}"),
+        ));
+    }
     for sub_step in phases.iter().flat_map(|phase| &phase.sub_steps) {
-        let (mixed, whole): (Vec<&String>, Vec<&String>) =
-            sub_step.modalities.iter().partition(|name| mixes(options, name));
-        if !mixed.is_empty() && !whole.is_empty() {
-            return Err(Error::refused(
-                format!(
-                    "data.mixup mixes {mixed:?} and not {whole:?}, which are trained together: \
-                     mixed labels would be wrong for the inputs that are not mixed"
-                ),
-                "list all of them in data.mixup.modalities, or choose a strategy that trains them \
-                 apart, such as `staged`",
-            ));
-        }
+        mixes(options, &sub_step.modalities)?;
     }
     Ok(())
 }
 
-fn mixes(options: &Mixup, modality: &String) -> bool {
-    options.modalities.is_empty() || options.modalities.contains(modality)
-}
-
-/// Mixes inputs and targets of a sub-step that trains `trained`; `None` where `options` names
-/// none of them.
+/// Mixes the inputs of the modalities that a sub-step trains, and the targets.
 ///
 /// One share `l ~ Beta(alpha, alpha)` and one permutation for the whole batch (Zhang et al. 2018).
+/// `None` when `options` concern none of `trained`.
 ///
 /// # Errors
-/// When `alpha` is out of range, or a mixed tensor holds integers.
+/// When `options` concern only some of `trained`, `alpha` is out of range, or a mixed tensor holds
+/// integers.
 pub fn mix(
     batch: &Batch,
     options: &Mixup,
     trained: &[String],
     stream: &mut Stream,
 ) -> Result<Option<Batch>> {
-    if !trained.iter().any(|name| mixes(options, name)) {
+    if !mixes(options, trained)? {
         return Ok(None);
     }
-    let alpha = options.alpha;
-    let share = Beta::new(alpha, alpha).map_err(|_| Error::Range {
-        field: "mixup.alpha".to_owned(),
-        found: alpha.to_string(),
-        expected: "(0, inf)".to_owned(),
-    })?;
-    let lambda: f64 = share.sample(stream);
+    let lambda: f64 = distribution(options)?.sample(stream);
     let order: Vec<i64> =
         permutation(batch.len(), stream).into_iter().map(|index| index as i64).collect();
     let device = batch.targets.labels.device();
@@ -93,82 +79,125 @@ pub fn mix(
     Ok(Some(Batch { inputs, targets, indices: batch.indices.clone() }))
 }
 
+fn distribution(options: &Mixup) -> Result<Beta<f64>> {
+    let alpha = options.alpha;
+    // An infinite parameter would draw a share that is no number.
+    ensure_range("data.mixup.alpha", "(0, inf)", alpha, alpha > 0.0 && alpha.is_finite())?;
+    Beta::new(alpha, alpha).map_err(|error| Error::Bug(format!("mixup.alpha {alpha}: {error}")))
+}
+
+/// Whether a sub-step that trains these modalities mixes.
+///
+/// Labels belong to the sample, not to a modality: with only some inputs mixed, the others would
+/// be trained towards classes they do not show.
+fn mixes(options: &Mixup, trained: &[String]) -> Result<bool> {
+    let covered =
+        |name: &&String| options.modalities.is_empty() || options.modalities.contains(name);
+    let (mixed, plain): (Vec<&String>, Vec<&String>) = trained.iter().partition(covered);
+    if mixed.is_empty() || plain.is_empty() {
+        return Ok(!mixed.is_empty());
+    }
+    Err(Error::refused(
+        format!(
+            "data.mixup.modalities mixes {mixed:?} and leaves {plain:?} out, which are trained on \
+             the same batch: its labels are mixed for all of them"
+        ),
+        format!(
+            "name all of {trained:?} in data.mixup.modalities or none, or choose a strategy that \
+             trains one modality at a time"
+        ),
+    ))
+}
+
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "what is not mixed keeps its bits")]
 mod tests {
     use super::*;
     use crate::family::{Load, Score, SubStep};
     use crate::random::{Purpose, Seed};
 
+    fn names(all: &[&str]) -> Vec<String> {
+        all.iter().map(|&name| name.to_owned()).collect()
+    }
+
     fn options(modalities: &[&str]) -> Mixup {
-        let modalities = modalities.iter().map(|&name| name.to_owned()).collect();
-        Mixup { alpha: 1.0, modalities }
+        Mixup { alpha: 1.0, modalities: names(modalities) }
     }
 
-    fn names(modalities: &[&str]) -> Vec<String> {
-        modalities.iter().map(|&name| name.to_owned()).collect()
-    }
-
+    /// Three samples of two modalities; the second holds ten times the numbers of the first.
     fn batch() -> Batch {
-        let values = |scale: f32| {
-            let tensor = Tensor::from_slice(&[1.0f32, 2.0, 4.0]) * f64::from(scale);
-            Named([("value".to_owned(), tensor.view([3, 1]))].into())
-        };
-        let inputs = [("audio".to_owned(), values(1.0)), ("image".to_owned(), values(10.0))];
+        let input = |scale: f64| Named::value_of(Tensor::from_slice(&[0.0, scale, 4.0 * scale]));
         Batch {
-            inputs: inputs.into(),
+            inputs: [("audio".to_owned(), input(1.0)), ("image".to_owned(), input(10.0))].into(),
             targets: Targets { labels: Tensor::from_slice(&[0i64, 1, 2]), mixed: None },
             indices: vec![0, 1, 2],
         }
     }
 
-    fn mixed(options: &Mixup, trained: &[&str]) -> Option<Batch> {
-        let mut stream = Seed(4).stream(Purpose::Mixup, "", &[]);
-        mix(&batch(), options, &names(trained), &mut stream).unwrap()
+    fn mixed(options: &Mixup, trained: &[&str]) -> Result<Option<Batch>> {
+        let mut stream = Seed(3).stream(Purpose::Mixup, "", &[0, 0]);
+        mix(&batch(), options, &names(trained), &mut stream)
+    }
+
+    fn input(batch: &Batch, name: &str) -> Vec<f64> {
+        Vec::try_from(batch.inputs[name].value().unwrap()).unwrap()
     }
 
     #[test]
-    fn inputs_and_labels_are_mixed_by_one_share_and_one_permutation() {
-        let found = mixed(&options(&[]), &["audio", "image"]).unwrap();
-        let MixedTargets { labels, lambda } = found.targets.mixed.unwrap();
-        let plain = batch();
-        for (name, input) in &plain.inputs {
-            let x = input.value().unwrap();
-            let expected = x * lambda + x.index_select(0, &labels) * (1.0 - lambda);
-            let off = (found.inputs[name].value().unwrap() - expected).abs().max();
-            assert!(off.double_value(&[]) < 1e-5, "{name}");
+    fn inputs_and_labels_are_mixed_with_one_share_and_one_order() {
+        let batch = mixed(&options(&[]), &["audio", "image"]).unwrap().unwrap();
+        let targets = batch.targets.mixed.as_ref().unwrap();
+        let partners: Vec<i64> = Vec::try_from(&targets.labels).unwrap();
+        assert!((0.0..=1.0).contains(&targets.lambda));
+        let plain = [0.0, 1.0, 4.0];
+        for (sample, partner) in partners.iter().enumerate() {
+            let expected =
+                targets.lambda * plain[sample] + (1.0 - targets.lambda) * plain[*partner as usize];
+            assert!((input(&batch, "audio")[sample] - expected).abs() < 1e-12);
+            assert!((input(&batch, "image")[sample] - 10.0 * expected).abs() < 1e-11);
         }
-        assert_ne!(found.inputs["audio"].value().unwrap(), plain.inputs["audio"].value().unwrap());
-        assert_eq!(found.targets.labels, plain.targets.labels);
     }
 
     #[test]
-    fn a_sub_step_that_trains_none_of_the_modalities_named_stays_whole() {
-        assert!(mixed(&options(&["image"]), &["audio"]).is_none());
-        let found = mixed(&options(&["image"]), &["image"]).unwrap();
-        // What does not run is not touched.
-        assert_eq!(
-            found.inputs["audio"].value().unwrap(),
-            batch().inputs["audio"].value().unwrap()
-        );
+    fn a_sub_step_of_other_modalities_is_left_alone() {
+        assert!(mixed(&options(&["image"]), &["audio"]).unwrap().is_none());
+        let batch = mixed(&options(&["image"]), &["image"]).unwrap().unwrap();
+        assert_eq!(input(&batch, "audio"), [0.0, 1.0, 4.0]);
+        assert!(batch.targets.mixed.is_some());
     }
 
     #[test]
-    fn mixing_a_part_of_what_is_trained_together_is_refused() {
+    fn mixing_only_some_of_what_is_trained_together_is_refused() {
+        let error = mixed(&options(&["image"]), &["audio", "image"]).unwrap_err().to_string();
+        assert!(error.contains("mixes [\"image\"] and leaves [\"audio\"] out"), "{error}");
+        assert!(error.contains("what to do: name all of [\"audio\", \"image\"]"), "{error}");
+    }
+
+    #[test]
+    fn the_check_looks_at_every_phase_and_knows_the_names() {
         let phase = |sub_steps: &[&[&str]]| Phase {
-            label: "phase".to_owned(),
+            label: "made up".to_owned(),
             sub_steps: sub_steps.iter().map(|all| SubStep { modalities: names(all) }).collect(),
             epochs: 1,
             load: Load::Last,
-            reset_optimizer: true,
+            reset_optimizer: false,
             source: Vec::new(),
             score: Score::Fused,
         };
-        let together = [phase(&[&["audio", "image"]])];
-        let apart = [phase(&[&["audio"], &["image"]])];
-        check_mixup(&options(&[]), &together).unwrap();
-        check_mixup(&options(&["image", "audio"]), &together).unwrap();
-        check_mixup(&options(&["image"]), &apart).unwrap();
-        let error = check_mixup(&options(&["image"]), &together).unwrap_err().to_string();
-        assert!(error.contains(r#"mixes ["image"] and not ["audio"]"#), "{error}");
+        let known = names(&["audio", "image"]);
+        let apart = phase(&[&["audio"], &["image"]]);
+        let together = phase(&[&["audio", "image"]]);
+        let check =
+            |options: &Mixup, phases: &[Phase]| check_mixup(options, &known, phases).is_ok();
+        assert!(check(&options(&["image"]), std::slice::from_ref(&apart)));
+        assert!(!check(&options(&["image"]), &[apart, together.clone()]));
+        assert!(check(&options(&[]), std::slice::from_ref(&together)));
+        assert!(check(&options(&["image", "audio"]), std::slice::from_ref(&together)));
+        let error = check_mixup(&options(&["imgae"]), &known, &[]).unwrap_err().to_string();
+        assert!(error.contains("names `imgae`, which the run does not have"), "{error}");
+        for alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let error = check_mixup(&Mixup { alpha, ..options(&[]) }, &known, &[]).unwrap_err();
+            assert!(error.to_string().starts_with("`data.mixup.alpha` is "), "{error}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod fetch;
+#[cfg(test)]
+mod fixture;
 mod host_batch;
 mod loader;
 mod mixup;

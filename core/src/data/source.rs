@@ -6,9 +6,10 @@ use std::sync::Arc;
 use mie_record::DataRecord;
 use sha2::{Digest, Sha256};
 
-use crate::config::{DataSection, Experiment, OnMissing};
+use super::check::{Obstacle, first_file, obstacle};
+use crate::config::{DataSection, Experiment, OnMissing, closest};
 use crate::error::{Error, Result, guarded};
-use crate::family::{Dataset, Modality, OpenContext, Raw, Split, TensorLayout};
+use crate::family::{Dataset, Modality, OpenContext, Sample, Split, TensorLayout};
 use crate::random::{Purpose, Seed, permutation};
 
 /// A sample's place in the dataset and its identity in random draws.
@@ -68,6 +69,17 @@ impl DataSource {
             let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());
             modalities.insert(name.clone(), Arc::from(guarded(&plugin, || section.input.build())?));
         }
+        Self::lay_out(&dataset_name, dataset, modalities, context.seed, &experiment.data)
+    }
+
+    /// Lays out the splits of an opened dataset.
+    pub(super) fn lay_out(
+        name: &str,
+        dataset: Arc<dyn Dataset>,
+        modalities: BTreeMap<String, Arc<dyn Modality>>,
+        seed: Seed,
+        options: &DataSection,
+    ) -> Result<Self> {
         let layouts = modalities.iter().map(|(name, m)| (name.clone(), m.layout())).collect();
         let fillers = modalities.iter().map(|(name, m)| (name.clone(), m.filler())).collect();
         let mut source = Self {
@@ -75,18 +87,25 @@ impl DataSource {
             modalities,
             layouts,
             fillers,
-            seed: context.seed,
+            seed,
             splits: BTreeMap::new(),
             skipped: BTreeMap::new(),
-            dataset_name,
+            dataset_name: name.to_owned(),
         };
-        source.lay_out(&experiment.data)?;
+        source.check_names(options)?;
+        source.read_lists(options)?;
+        if source.dataset.samples(Split::Valid).is_empty() && options.validation_share > 0.0 {
+            source.split_off_validation(options.validation_share);
+        }
+        source.check_classes(options)?;
+        if let Some(count) = options.train_per_class {
+            source.keep_per_class(count)?;
+        }
         Ok(source)
     }
 
-    fn lay_out(&mut self, options: &DataSection) -> Result<()> {
-        let excluded: BTreeSet<&str> = options.exclude.iter().map(String::as_str).collect();
-        let mut problems = Vec::new();
+    /// Refuses names that stand for two samples, and excluded ones that stand for none.
+    fn check_names(&self, options: &DataSection) -> Result<()> {
         let mut seen: BTreeMap<&str, Split> = BTreeMap::new();
         for split in Split::ALL {
             for sample in self.dataset.samples(split) {
@@ -105,15 +124,26 @@ impl DataSource {
                 }
             }
         }
-        if let Some(unknown) = options.exclude.iter().find(|id| !seen.contains_key(id.as_str())) {
-            return Err(Error::refused(
-                format!(
-                    "data.exclude names `{unknown}`, and dataset `{}` has no such sample",
-                    self.dataset_name
-                ),
-                "write ids as `mie data check` and error messages show them",
-            ));
-        }
+        let Some(unknown) = options.exclude.iter().find(|id| !seen.contains_key(id.as_str()))
+        else {
+            return Ok(());
+        };
+        let meant = closest(unknown, seen.into_keys())
+            .map_or_else(String::new, |meant| format!(" (did you mean `{meant}`?)"));
+        Err(Error::refused(
+            format!(
+                "data.exclude names `{unknown}`, and dataset `{}` has no such sample{meant}",
+                self.dataset_name
+            ),
+            "write ids as `mie data check` and error messages show them",
+        ))
+    }
+
+    /// Takes the samples that can be used from the lists of the dataset.
+    fn read_lists(&mut self, options: &DataSection) -> Result<()> {
+        let excluded: BTreeSet<&str> = options.exclude.iter().map(String::as_str).collect();
+        let plugin = format!("dataset `{}`", self.dataset_name);
+        let mut problems = Vec::new();
         for split in Split::ALL {
             let mut entries = Vec::new();
             let mut skipped = Vec::new();
@@ -128,85 +158,108 @@ impl DataSource {
                 }
                 if excluded.contains(sample.id.as_str()) {
                     skipped.push(format!("{}: excluded by data.exclude", sample.id));
-                } else if let Some(problem) = self.missing(split, index) {
-                    match options.on_missing {
-                        OnMissing::Error => problems.push(problem),
-                        OnMissing::Skip => skipped.push(format!("{}: {problem}", sample.id)),
+                    continue;
+                }
+                let found = self.modalities.keys().find_map(|modality| {
+                    let found = guarded(&plugin, || {
+                        Ok(obstacle(&self.dataset.raw(split, index, modality)?))
+                    });
+                    found.unwrap_or_else(|error| Some(error.into())).map(|it| (modality, it))
+                });
+                match found {
+                    Some((_, Obstacle { absent: true, reason, .. }))
+                        if options.on_missing == OnMissing::Skip =>
+                    {
+                        skipped.push(format!("{}: {reason}", sample.id));
                     }
-                } else {
-                    entries.push(Entry {
+                    Some((modality, Obstacle { reason, .. })) => {
+                        problems.push((split, &sample.id, modality, reason));
+                    }
+                    None => entries.push(Entry {
                         split,
                         index,
                         label: sample.label,
                         identity: identity(&sample.id),
-                    });
+                    }),
                 }
             }
             self.splits.insert(split, entries);
             self.skipped.insert(split, skipped);
         }
-        if let Some(first) = problems.first() {
-            return Err(Error::refused(
-                format!(
-                    "dataset `{}` is incomplete: {} cannot be read, the first is {first}",
-                    self.dataset_name,
-                    match problems.len() {
-                        1 => "1 file".to_owned(),
-                        count => format!("{count} files"),
-                    }
-                ),
-                format!(
-                    "complete it (`mie data check` lists what is missing; `mie data fetch {}` \
-                     brings it where it is published freely; MIE_DATA_DIR names the data \
-                     folder), or set data.on_missing = \"skip\" to train without these samples",
-                    self.dataset_name
-                ),
-            ));
-        }
-        self.check_classes()?;
-        if self.splits[&Split::Valid].is_empty() && options.validation_share > 0.0 {
-            self.split_off_validation(options.validation_share);
-        }
-        if let Some(count) = options.train_per_class {
-            self.keep_per_class(count)?;
-        }
-        if self.splits[&Split::Train].is_empty() {
+        let Some((split, id, modality, reason)) = problems.first() else { return Ok(()) };
+        Err(Error::refused(
+            format!(
+                "dataset `{}` is incomplete: {} cannot be read, the first is {reason}, the \
+                 `{modality}` of sample `{id}` in the {} split",
+                self.dataset_name,
+                match problems.len() {
+                    1 => "1 file".to_owned(),
+                    count => format!("{count} files"),
+                },
+                split.name()
+            ),
+            format!(
+                "complete it (`mie data check` lists what is missing; `mie data fetch {}` brings \
+                 it where it is published freely; MIE_DATA_DIR names the data folder), or train \
+                 without these samples: data.on_missing = \"skip\" leaves out those whose files \
+                 are absent, data.exclude = [{id:?}] this one",
+                self.dataset_name
+            ),
+        ))
+    }
+
+    /// Refuses a run in which a class or the validation split has lost all its samples.
+    fn check_classes(&self, options: &DataSection) -> Result<()> {
+        let listed = self.dataset.samples(Split::Train);
+        if listed.is_empty() {
             return Err(Error::refused(
                 format!("dataset `{}` has no training sample", self.dataset_name),
                 "check its lists with `mie data check`",
             ));
         }
+        let validated = self.by_class(Split::Valid);
+        for (label, members) in self.by_class(Split::Train).into_iter().enumerate() {
+            if !members.is_empty() {
+                continue;
+            }
+            let all: Vec<&Sample> = listed.iter().filter(|it| it.label == label).collect();
+            // A class that the lists never had is the dataset's own affair.
+            if all.is_empty() {
+                continue;
+            }
+            let excluded = all.iter().filter(|it| options.exclude.contains(&it.id)).count();
+            let moved = validated[label].iter().filter(|it| it.split == Split::Train).count();
+            let causes = [
+                (excluded, "excluded by data.exclude", "exclude fewer of its samples"),
+                (all.len() - excluded - moved, "without their files", "bring its files"),
+                (moved, "moved to the validation split", "lower data.validation_share"),
+            ];
+            let causes = causes.iter().filter(|(count, ..)| *count > 0);
+            let found: Vec<String> =
+                causes.clone().map(|(count, what, _)| format!("{count} {what}")).collect();
+            let remedies: Vec<&str> = causes.map(|(.., remedy)| *remedy).collect();
+            return Err(Error::refused(
+                format!(
+                    "class `{}` of dataset `{}` has no training sample left; of {} there are {}",
+                    self.dataset.classes()[label],
+                    self.dataset_name,
+                    all.len(),
+                    found.join(", ")
+                ),
+                remedies.join(", or "),
+            ));
+        }
+        let listed = self.dataset.samples(Split::Valid).len();
+        if listed > 0 && self.splits[&Split::Valid].is_empty() {
+            return Err(Error::refused(
+                format!(
+                    "all {listed} validation samples of dataset `{}` are left out",
+                    self.dataset_name
+                ),
+                "bring their files, or exclude fewer of them",
+            ));
+        }
         Ok(())
-    }
-
-    /// Refuses a class whose training samples were all left out.
-    fn check_classes(&self) -> Result<()> {
-        let listed: BTreeSet<usize> =
-            self.dataset.samples(Split::Train).iter().map(|sample| sample.label).collect();
-        let left: BTreeSet<usize> =
-            self.splits[&Split::Train].iter().map(|entry| entry.label).collect();
-        let Some(&lost) = listed.difference(&left).next() else { return Ok(()) };
-        Err(Error::refused(
-            format!(
-                "class `{}` of dataset `{}` has lost all its training samples to \
-                 data.on_missing = \"skip\" or data.exclude",
-                self.dataset.classes()[lost],
-                self.dataset_name
-            ),
-            "complete the data (`mie data check` lists what is missing), or exclude less",
-        ))
-    }
-
-    fn missing(&self, split: Split, index: usize) -> Option<String> {
-        let absent = |file: &std::path::Path| {
-            (!file.is_file()).then(|| format!("{} (not found)", file.display()))
-        };
-        self.modalities.keys().find_map(|modality| match self.dataset.raw(split, index, modality) {
-            Err(error) => Some(error.to_string()),
-            Ok(Raw::File(file)) => absent(&file),
-            Ok(Raw::Files(files)) => files.iter().find_map(|file| absent(file)),
-            Ok(_) => None,
-        })
     }
 
     fn by_class(&self, split: Split) -> Vec<Vec<Entry>> {
@@ -286,15 +339,34 @@ impl DataSource {
         Ok(self.splits.get(&split).map_or(&[], Vec::as_slice))
     }
 
-    /// Says in which sample an error arose.
-    pub(super) fn in_sample(&self, entry: &Entry, modality: &str, error: Error) -> Error {
-        let sample = self.dataset.samples(entry.split).get(entry.index);
-        Error::Sample {
-            sample: sample.map(|sample| sample.id.clone()).unwrap_or_default(),
-            split: entry.split.name(),
-            modality: modality.to_owned(),
-            source: Box::new(error),
-        }
+    /// Adds to an error of decoding which sample it is about and, for a file, what to do.
+    pub(super) fn blame(&self, entry: &Entry, modality: &str, error: Error) -> Error {
+        let Entry { split, index, .. } = *entry;
+        let id = self.dataset.samples(split).get(index).map_or("", |sample| sample.id.as_str());
+        let remedy = format!(
+            "\n  what to do: mend the file, or train without the sample: data.exclude = [{id:?}]; \
+             `mie data check EXPERIMENT --decode` lists all that cannot be decoded"
+        );
+        let cause = match error {
+            Error::Plugin { source, .. } => *source,
+            other => other,
+        };
+        let cause = match cause {
+            Error::Data { file, problem } => Error::data(file, problem + &remedy),
+            Error::Io { operation, path, source } => {
+                Error::data(path, format!("cannot {operation} it: {source}{remedy}"))
+            }
+            // What a decoder stumbles over is the file it was given.
+            Error::Torch(_) | Error::Shape { .. } => {
+                let raw = || Ok(first_file(&self.dataset.raw(split, index, modality)?));
+                match guarded(modality, raw).ok().flatten() {
+                    Some(file) => Error::data(file, format!("{cause}{remedy}")),
+                    None => cause,
+                }
+            }
+            other => other,
+        };
+        cause.in_plugin(&format!("modality `{modality}` of sample `{id}`, {} split", split.name()))
     }
 
     /// Describes each split for the record.
@@ -325,4 +397,118 @@ fn identity(id: &str) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&Sha256::digest(id.as_bytes())[..8]);
     u64::from_le_bytes(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Decoder, Files};
+    use super::*;
+
+    /// Four training samples, three of them `yes`, and one to validate with.
+    const SAMPLES: [(Split, &str, usize); 5] = [
+        (Split::Train, "a", 0),
+        (Split::Train, "b", 1),
+        (Split::Train, "c", 1),
+        (Split::Train, "d", 1),
+        (Split::Valid, "e", 1),
+    ];
+
+    fn open(samples: &[(Split, &str, usize)], options: &DataSection) -> Result<Arc<DataSource>> {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = Files::new(folder.path(), samples);
+        drop(std::fs::remove_file(folder.path().join("absent")));
+        dataset.open(Decoder::default(), options)
+    }
+
+    fn refusal(samples: &[(Split, &str, usize)], options: &DataSection) -> String {
+        open(samples, options).map(|_| ()).unwrap_err().to_string()
+    }
+
+    fn without(ids: &[&str]) -> DataSection {
+        let exclude = ids.iter().map(|&id| id.to_owned()).collect();
+        DataSection { exclude, ..DataSection::default() }
+    }
+
+    #[test]
+    fn a_class_that_lost_all_its_training_samples_is_refused_by_name() {
+        assert_eq!(
+            refusal(&SAMPLES, &without(&["a"])),
+            "class `no` of dataset `made_up` has no training sample left; of 1 there are 1 \
+             excluded by data.exclude\n  what to do: exclude fewer of its samples"
+        );
+        let skip = DataSection { on_missing: OnMissing::Skip, ..without(&["b", "c"]) };
+        let samples = SAMPLES.map(|(split, id, label)| match id {
+            "d" => (split, "absent", label),
+            _ => (split, id, label),
+        });
+        let error = refusal(&samples, &skip);
+        assert!(error.contains("class `yes`"), "{error}");
+        assert!(error.contains("of 3 there are 2 excluded by data.exclude, 1 without"), "{error}");
+        // Half of a class of one sample is all of it, by rounding.
+        let share = DataSection { validation_share: 0.5, ..DataSection::default() };
+        let error = refusal(&SAMPLES[..4], &share);
+        assert!(error.contains("class `no`") && error.contains("1 moved to"), "{error}");
+        assert!(error.ends_with("lower data.validation_share"), "{error}");
+    }
+
+    #[test]
+    fn few_labels_and_exclusion_together_name_the_class_that_has_too_few() {
+        let options = DataSection { train_per_class: Some(2), ..without(&["b"]) };
+        let error = refusal(&SAMPLES, &options);
+        assert!(error.contains("class `no` has 1 training samples"), "{error}");
+        let options = DataSection { train_per_class: Some(1), ..without(&["b"]) };
+        assert_eq!(open(&SAMPLES, &options).unwrap().len(Split::Train), 2);
+    }
+
+    #[test]
+    fn a_class_that_was_never_listed_stands_in_no_one_s_way() {
+        assert_eq!(open(&SAMPLES[1..], &DataSection::default()).unwrap().len(Split::Train), 3);
+    }
+
+    #[test]
+    fn an_unknown_id_to_exclude_is_refused_with_the_nearest() {
+        let samples = [(Split::Train, "3_theo_37", 0), (Split::Train, "4_lucas_1", 1)];
+        let error = refusal(&samples, &without(&["4_lucas_1", "3_teho_37"]));
+        assert!(error.contains("no such sample (did you mean `3_theo_37`?)"), "{error}");
+        let error = refusal(&samples, &without(&["cat"]));
+        assert!(error.contains("data.exclude names `cat`, and") && !error.contains("did you"));
+    }
+
+    #[test]
+    fn only_absent_files_are_skipped() {
+        let skip = DataSection { on_missing: OnMissing::Skip, ..DataSection::default() };
+        let mut samples = SAMPLES.to_vec();
+        samples.push((Split::Train, "absent", 1));
+        let source = open(&samples, &skip).unwrap();
+        assert!(source.records()[0].skipped[0].starts_with("absent: "));
+        let error = refusal(&samples, &DataSection::default());
+        assert!(error.contains("absent (not found), the `file` of sample `absent` in the train"));
+        // What the dataset itself cannot find its way to is broken.
+        samples.push((Split::Train, "unreachable", 1));
+        let error = refusal(&samples, &skip);
+        assert!(error.contains("made_up.list: line 3 names no file"), "{error}");
+        assert!(error.contains("data.exclude = [\"unreachable\"]"), "{error}");
+        let mut skip = skip;
+        skip.exclude.push("unreachable".to_owned());
+        let skipped = &open(&samples, &skip).unwrap().records()[0].skipped;
+        assert_eq!(skipped[1], "unreachable: excluded by data.exclude");
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_not_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = Files::new(folder.path(), &SAMPLES);
+        std::fs::remove_file(folder.path().join("b")).unwrap();
+        std::fs::create_dir(folder.path().join("b")).unwrap();
+        let skip = DataSection { on_missing: OnMissing::Skip, ..DataSection::default() };
+        let error = dataset.open(Decoder::default(), &skip).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("/b: is not a file, the `file` of sample `b`"), "{error}");
+    }
+
+    #[test]
+    fn a_validation_split_that_lost_everything_is_not_made_up_from_training_samples() {
+        let options = DataSection { validation_share: 0.3, ..without(&["e"]) };
+        let error = refusal(&SAMPLES, &options);
+        assert!(error.starts_with("all 1 validation samples of dataset `made_up`"), "{error}");
+    }
 }

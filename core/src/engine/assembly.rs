@@ -133,10 +133,10 @@ impl Assembly {
         if let Some(source) = source {
             checks::check_splits(experiment, &self.wanted, source)?;
         }
-        if let Some(options) = &experiment.data.mixup {
-            check_mixup(options, &self.phases)?;
-        }
         let modalities = self.model.modalities();
+        if let Some(options) = &experiment.data.mixup {
+            check_mixup(options, &modalities, &self.phases)?;
+        }
         let shape = RunShape {
             layers: modalities.iter().map(|name| (name.clone(), self.model.layers(name))).collect(),
             groups: self.parameters.ids().into_iter().collect(),

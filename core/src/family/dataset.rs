@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::ModalityConfig;
 use crate::catalogue::plugin_family;
 use crate::error::Result;
 use crate::random::Seed;
@@ -193,6 +194,18 @@ pub trait Dataset: Send + Sync {
     /// What a complete copy holds.
     fn expected(&self) -> Expected {
         Expected::default()
+    }
+
+    /// Compares what no raw thing shows, such as files of labels, with a complete copy.
+    ///
+    /// Gives a line for each difference.
+    fn differences(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Inputs that can decode its modalities, for checks without an experiment.
+    fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {
+        BTreeMap::new()
     }
 
     /// Facts worth recording with a run, e.g. the best accuracy possible on generated data.

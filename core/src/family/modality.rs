@@ -49,7 +49,8 @@ impl TensorLayout {
 
     /// Numbers a sample has in this tensor.
     pub fn len(&self) -> usize {
-        self.shape.iter().product::<i64>() as usize
+        let sides = self.shape.iter().map(|&side| usize::try_from(side).unwrap_or(0));
+        sides.fold(1, usize::saturating_mul)
     }
 
     /// Whether the tensor holds nothing.
@@ -148,7 +149,7 @@ pub trait Modality: Send + Sync {
     /// Tensors of a sample.
     fn layout(&self) -> Vec<TensorLayout>;
 
-    /// Decodes `raw` into `out`; a pure function of its arguments.
+    /// Decodes `raw` into `out`, which holds zeros; a pure function of its arguments.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
@@ -167,3 +168,18 @@ pub trait Modality: Send + Sync {
 }
 
 plugin_family!(Modality, ModalityConfig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_an_absurd_shape_does_not_overflow() {
+        let length = |shape: &[i64]| TensorLayout::value(shape)[0].len();
+        assert_eq!(length(&[2, 3, 4]), 24);
+        assert_eq!(length(&[]), 1);
+        assert_eq!(length(&[5, 0]), 0);
+        assert_eq!(length(&[i64::MAX, i64::MAX]), usize::MAX);
+        assert_eq!(length(&[-1, 3]), 0);
+    }
+}

@@ -8,6 +8,8 @@ use mie_core::prelude::*;
 
 use super::util::{no_modality, no_sample};
 use crate::formats::idx;
+use crate::modality::image::ImageConfig;
+use crate::modality::spectrogram::SpectrogramConfig;
 
 /// Pairs each recording of the Free Spoken Digit Dataset with a picture of MNIST.
 ///
@@ -27,7 +29,9 @@ use crate::formats::idx;
 /// Modalities: `audio`, a WAVE file; `image`, 28 x 28 grey pixels.
 ///
 /// Where there are no lists of pairs, the pairs are made by the rule above. Recordings and pictures
-/// are brought from where they are published by `mie data fetch av_digits`.
+/// are brought from where they are published by `mie data fetch av_digits`. The pictures are
+/// compared with their SHA-256; for the archive of recordings none is published, so that of the
+/// recordings `mie data check` knows the names and numbers, and with `--decode` that each is whole.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AvDigitsConfig {
@@ -136,6 +140,7 @@ impl DatasetConfig for AvDigitsConfig {
         for (split, pairs) in listed {
             let mut part = Part::default();
             for pair in pairs {
+                part.origins.push((pair.half, pair.picture));
                 let half = pair.half.name();
                 let Some(picture) = halves[&pair.half].item(pair.picture) else {
                     let problem = format!(
@@ -154,7 +159,8 @@ impl DatasetConfig for AvDigitsConfig {
         }
         let classes = (0..DIGITS).map(|digit| digit.to_string()).collect();
         let published = self.pairs == Pairs::default();
-        Ok(Box::new(AvDigits { classes, parts, published }))
+        let counts = halves.iter().map(|(&half, array)| (half, array.dimensions()[0])).collect();
+        Ok(Box::new(AvDigits { classes, parts, published, folder: pictures, counts }))
     }
 
     fn fetch(&self, context: &OpenContext) -> Option<Fetch> {
@@ -203,6 +209,24 @@ impl Half {
         match self {
             Self::Train => "train",
             Self::Test => "t10k",
+        }
+    }
+
+    /// File of its pictures.
+    fn pictures(self, folder: &Path) -> PathBuf {
+        folder.join(format!("{}-images-idx3-ubyte.gz", self.name()))
+    }
+
+    /// File of its labels.
+    fn labels(self, folder: &Path) -> PathBuf {
+        folder.join(format!("{}-labels-idx1-ubyte.gz", self.name()))
+    }
+
+    /// Pictures that were published.
+    fn published(self) -> usize {
+        match self {
+            Self::Train => 60_000,
+            Self::Test => 10_000,
         }
     }
 }
@@ -281,7 +305,7 @@ fn parse_pair(columns: &[&str]) -> Option<Pair> {
 fn pairs_by_rule(pictures: &Path) -> Result<Listed> {
     let mut unused = BTreeMap::new();
     for half in [Half::Train, Half::Test] {
-        let file = pictures.join(format!("{}-labels-idx1-ubyte.gz", half.name()));
+        let file = half.labels(pictures);
         let labels = read_idx(&file)?;
         let mut by_digit = vec![Vec::new(); DIGITS];
         for (position, &label) in labels.elements().iter().enumerate() {
@@ -316,7 +340,7 @@ fn pairs_by_rule(pictures: &Path) -> Result<Listed> {
 }
 
 fn read_pictures(folder: &Path, half: Half) -> Result<idx::Array> {
-    let file = folder.join(format!("{}-images-idx3-ubyte.gz", half.name()));
+    let file = half.pictures(folder);
     let array = read_idx(&file)?;
     match array.dimensions() {
         [_, SIDE_PIXELS, SIDE_PIXELS] => Ok(array),
@@ -339,6 +363,43 @@ struct AvDigits {
     parts: BTreeMap<Split, Part>,
     /// Whether the pairs are those whose numbers are known.
     published: bool,
+    /// Folder of the files of MNIST.
+    folder: PathBuf,
+    /// Pictures in each half.
+    counts: BTreeMap<Half, usize>,
+}
+
+impl AvDigits {
+    /// Holds the labels of a half against its pictures and against the pairs.
+    fn compare_labels(&self, half: Half, count: usize) -> Result<Vec<String>> {
+        let file = half.labels(&self.folder);
+        let labels = read_idx(&file)?;
+        let &[found] = labels.dimensions() else {
+            let problem = format!("has dimensions {:?}, expected one", labels.dimensions());
+            return Err(Error::data(file, problem));
+        };
+        let mut lines = Vec::new();
+        if found != count {
+            lines.push(format!("{}: {found} labels for {count} pictures", file.display()));
+        }
+        let mut other = self.parts.values().flat_map(|part| {
+            part.samples.iter().zip(&part.origins).filter(|(sample, (of, picture))| {
+                let label = labels.elements().get(*picture).copied();
+                *of == half && label.is_some_and(|label| usize::from(label) != sample.label)
+            })
+        });
+        if let Some((sample, (_, picture))) = other.next() {
+            lines.push(format!(
+                "{}: {} pairs have another label than their picture, the first is `{}` of class \
+                 {} with picture {picture}",
+                file.display(),
+                1 + other.count(),
+                sample.id,
+                sample.label
+            ));
+        }
+        Ok(lines)
+    }
 }
 
 /// A split.
@@ -346,6 +407,8 @@ struct AvDigits {
 struct Part {
     samples: Vec<Sample>,
     recordings: Vec<PathBuf>,
+    /// Where the pictures come from, and their numbers there.
+    origins: Vec<(Half, usize)>,
     /// The pictures of all samples, one after the other.
     pictures: Vec<u8>,
 }
@@ -375,6 +438,35 @@ impl Dataset for AvDigits {
             }
             other => Err(no_modality("av_digits", other, &self.modalities())),
         }
+    }
+
+    fn differences(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (&half, &count) in &self.counts {
+            let published = half.published();
+            if self.published && count != published {
+                let file = half.pictures(&self.folder);
+                lines.push(format!("{}: {count} pictures, expected {published}", file.display()));
+            }
+            lines.extend(
+                self.compare_labels(half, count).unwrap_or_else(|error| vec![error.to_string()]),
+            );
+        }
+        lines
+    }
+
+    fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {
+        // At the rate of the recordings, so that nothing is resampled.
+        let audio = SpectrogramConfig {
+            sample_rate_hertz: 8_000,
+            window_samples: 256,
+            hop_samples: 128,
+            length_samples: 8_192,
+            ..SpectrogramConfig::default()
+        };
+        let audio: Box<dyn ModalityConfig> = Box::new(audio);
+        let image: Box<dyn ModalityConfig> = Box::new(ImageConfig::default());
+        [("audio".to_owned(), audio), ("image".to_owned(), image)].into()
     }
 
     fn expected(&self) -> Expected {
@@ -468,6 +560,52 @@ mod tests {
             assert_eq!(expected.classes[&split], [count / 10; 10]);
             assert_eq!(dataset.samples(split).len(), count);
         }
+    }
+
+    #[test]
+    fn files_of_labels_are_held_against_pictures_and_pairs() {
+        let base = made_up(20, 20);
+        let root = base.path().join("avdigits");
+        let pairs = Pairs { train: PathBuf::from("mine.tsv"), ..Pairs::default() };
+        for (name, rows) in [
+            ("mine.tsv", "a.wav\ttrain\t7\t7\nb.wav\ttrain\t8\t3\nc.wav\ttrain\t9\t1\n"),
+            ("pairs_valid.tsv", ""),
+            ("pairs_test.tsv", "d.wav\tt10k\t8\t8\n"),
+        ] {
+            std::fs::write(root.join(name), format!("{HEADER}\n{rows}")).unwrap();
+        }
+        let config = AvDigitsConfig { pairs, ..AvDigitsConfig::default() };
+        let differences = || config.open(&context(base.path())).unwrap().differences();
+        let found = differences();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let end = "train-labels-idx1-ubyte.gz: 2 pairs have another label than their picture, the \
+                   first is `b-train8` of class 3 with picture 8";
+        assert!(found[0].ends_with(end), "{found:?}");
+        let other = made_up(20, 19);
+        let labels = "avdigits/mnist/t10k-labels-idx1-ubyte.gz";
+        std::fs::copy(other.path().join(labels), base.path().join(labels)).unwrap();
+        let found = differences();
+        assert!(found[1].ends_with("t10k-labels-idx1-ubyte.gz: 19 labels for 20 pictures"));
+        std::fs::remove_file(base.path().join(labels)).unwrap();
+        assert!(differences()[1].contains("t10k-labels-idx1-ubyte.gz: there is no such file"));
+    }
+
+    #[test]
+    fn fewer_pictures_than_published_are_a_difference_of_the_published_pairs() {
+        let base = made_up(2_700, 300);
+        let dataset = AvDigitsConfig::default().open(&context(base.path())).unwrap();
+        let found = dataset.differences();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].ends_with("train-images-idx3-ubyte.gz: 2700 pictures, expected 60000"));
+    }
+
+    #[test]
+    fn each_modality_has_an_input_that_decodes_it() {
+        let base = made_up(2_700, 300);
+        let dataset = AvDigitsConfig::default().open(&context(base.path())).unwrap();
+        let inputs = dataset.inputs();
+        assert!(inputs.keys().eq(&dataset.modalities()));
+        assert!(inputs.values().all(|input| input.build().is_ok()));
     }
 
     #[test]

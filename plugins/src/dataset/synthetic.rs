@@ -8,6 +8,7 @@ use rand_distr::StandardNormal;
 use serde_json::{Map, Value, json};
 
 use super::util::{no_modality, no_sample};
+use crate::modality::vector::VectorConfig;
 
 /// Draws vectors that show their class in some samples and nothing but noise in the others.
 ///
@@ -386,6 +387,15 @@ impl Dataset for Synthetic {
             .and_then(|parts| parts.get(modality)?.get(index * size..(index + 1) * size))
             .map(Raw::Values)
             .ok_or_else(|| no_sample("synthetic", split, index))
+    }
+
+    fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {
+        let input = |(name, source): (&String, &Source)| {
+            let vector = VectorConfig { dimensions: source.dimensions };
+            let vector: Box<dyn ModalityConfig> = Box::new(vector);
+            (name.clone(), vector)
+        };
+        self.config.modalities.iter().map(input).collect()
     }
 
     fn expected(&self) -> Expected {

@@ -6,8 +6,7 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 use mie_core::prelude::*;
 
-/// Most bytes that a file may unpack to: MNIST has 47 million.
-const LARGEST: u64 = 1 << 30;
+use super::{LARGEST_BYTES, read_whole};
 
 /// First bytes of every gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -37,12 +36,12 @@ impl Array {
 
     /// The elements at `index` of the first dimension; `None` past its end.
     pub fn item(&self, index: usize) -> Option<&[u8]> {
-        let size: usize = self.dimensions.iter().skip(1).product();
-        let start = index.checked_mul(size)?;
+        // Not by the other dimensions: of an empty array they are whatever the header says.
+        let size = self.elements().len().checked_div(self.dimensions[0])?;
         if index >= self.dimensions[0] {
             return None;
         }
-        self.elements().get(start..start.checked_add(size)?)
+        self.elements().get(index * size..(index + 1) * size)
     }
 }
 
@@ -51,15 +50,15 @@ impl Array {
 /// # Errors
 /// When it cannot be read, is truncated, or does not hold what its header says.
 pub fn read(path: &Path) -> Result<Array> {
-    let stored = std::fs::read(path).map_err(Error::io("read", path))?;
+    let stored = read_whole(path)?;
     let content = if stored.starts_with(&GZIP) {
         let mut unpacked = Vec::new();
         GzDecoder::new(stored.as_slice())
-            .take(LARGEST + 1)
+            .take(LARGEST_BYTES + 1)
             .read_to_end(&mut unpacked)
             .map_err(|error| Error::data(path, format!("is not a whole gzip file: {error}")))?;
-        if unpacked.len() as u64 > LARGEST {
-            return Err(Error::data(path, format!("unpacks to more than {LARGEST} bytes")));
+        if unpacked.len() as u64 > LARGEST_BYTES {
+            return Err(Error::data(path, format!("unpacks to more than {LARGEST_BYTES} bytes")));
         }
         unpacked
     } else {
@@ -163,6 +162,10 @@ mod tests {
         assert!(problem(&whole[..10]).contains("ends within the sizes of its 3 dimensions"));
         let short = problem(&whole[..whole.len() - 1]);
         assert_eq!(short, "has dimensions [2, 1, 3], but 5 bytes of elements");
+        // Nothing in one dimension is nothing at all, whatever the others say.
+        let mut nothing = vec![0, 0, 8, 4, 0, 0, 0, 0];
+        nothing.extend([0xff; 12]);
+        assert_eq!(parse(nothing).unwrap().item(0), None);
         // 2^96 elements: the product must not overflow, let alone be allocated.
         let mut huge = vec![0, 0, 8, 3];
         huge.extend([0xff; 12]);
@@ -203,6 +206,40 @@ mod tests {
             content.resize(content.len() + bytes, 7);
             let expected: u32 = sizes.iter().product();
             prop_assert_eq!(parse(content).is_ok(), expected as usize == bytes);
+        }
+
+        #[test]
+        fn no_header_makes_an_item_panic(
+            sizes in prop::collection::vec((any::<u32>(), 0u32..4), 1..6),
+            bytes in 0usize..100,
+            index in any::<usize>(),
+        ) {
+            let mut content = vec![0, 0, 8, sizes.len() as u8];
+            // Small sizes and huge ones, side by side.
+            let size = |&(any, kind): &(u32, u32)| if kind < 3 { kind } else { any };
+            let whole =
+                sizes.iter().try_fold(1usize, |count, pair| count.checked_mul(size(pair) as usize));
+            let bytes = whole.filter(|&whole| whole < 10_000).unwrap_or(bytes);
+            content.extend(sizes.iter().flat_map(|pair| size(pair).to_be_bytes()));
+            content.resize(content.len() + bytes, 7);
+            if let Ok(array) = parse(content) {
+                for index in [0, 1, index] {
+                    let found = array.item(index);
+                    prop_assert_eq!(found.is_some(), index < array.dimensions()[0]);
+                }
+            }
+        }
+
+        #[test]
+        fn errors_about_random_bytes_name_the_file(
+            packed in any::<bool>(),
+            content in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let start: &[u8] = if packed { &GZIP } else { &[1] };
+            std::fs::write(file.path(), [start, content.as_slice()].concat()).unwrap();
+            let error = read(file.path()).unwrap_err().to_string();
+            prop_assert!(error.starts_with(&format!("{}: ", file.path().display())), "{}", error);
         }
     }
 }

@@ -3,6 +3,37 @@
 pub mod idx;
 pub mod wav;
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use mie_core::prelude::*;
+
+/// Most bytes of a file, packed or unpacked: MNIST has 47 million.
+const LARGEST_BYTES: u64 = 1 << 30;
+
+/// Reads a whole file, unless it is too large to be what it should be.
+fn read_whole(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let size = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut content = Vec::new();
+    if size <= LARGEST_BYTES {
+        content
+            .try_reserve_exact(size as usize)
+            .map_err(|error| Error::data(path, format!("has {size} bytes: {error}")))?;
+        // A file may grow while it is read.
+        file.take(LARGEST_BYTES + 1).read_to_end(&mut content).map_err(Error::io("read", path))?;
+    }
+    let size = size.max(content.len() as u64);
+    if size > LARGEST_BYTES {
+        return Err(Error::data(
+            path,
+            format!("has {size} bytes, at most {LARGEST_BYTES} are read"),
+        ));
+    }
+    Ok(content)
+}
+
 /// Real files for tests.
 #[cfg(test)]
 pub(crate) mod real_data {
@@ -25,5 +56,30 @@ pub(crate) mod real_data {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "{problem}");
         eprintln!("skipped: {problem}");
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_larger_than_any_real_one_is_refused_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endless.wav");
+        // Sparse: it takes no space on the disk.
+        File::create(&path).unwrap().set_len(1 << 31).unwrap();
+        for error in [wav::read(&path).map(|_| ()), idx::read(&path).map(|_| ())] {
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("endless.wav: has 2147483648 bytes, at most"), "{error}");
+        }
+        assert_eq!(read_whole(&path.with_file_name("absent")).unwrap_err().exit_status(), 1);
+    }
+
+    #[test]
+    fn whole_files_are_read_as_they_are() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"bytes").unwrap();
+        assert_eq!(read_whole(file.path()).unwrap(), b"bytes");
     }
 }

@@ -33,8 +33,7 @@ pub struct Waveform {
 /// When the file cannot be read, is truncated, holds no samples, a compressed format, or a value
 /// that is not a finite number.
 pub fn read(path: &Path) -> Result<Waveform> {
-    let content = std::fs::read(path).map_err(Error::io("read", path))?;
-    parse(&content).map_err(|problem| Error::data(path, problem))
+    parse(&super::read_whole(path)?).map_err(|problem| Error::data(path, problem))
 }
 
 /// Parses the content of a file.
@@ -331,6 +330,21 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_declares_four_gigabytes_is_truncated() {
+        for name in [*b"fmt ", *b"data"] {
+            let mut content = integers(1, 8_000, 16, &[0, 0]);
+            let at = content.windows(4).position(|window| *window == name).unwrap();
+            content[at + 4..at + 8].fill(0xff);
+            let problem = parse(&content).unwrap_err();
+            assert!(problem.contains("should have 4294967295 bytes"), "{problem}");
+        }
+        // A chunk of no interest that leads past the end leaves nothing to read.
+        let mut content = file(&[chunk(*b"JUNK", &[0; 4])]);
+        content[16..20].fill(0xff);
+        assert!(parse(&content).unwrap_err().contains("has no data chunk"));
+    }
+
+    #[test]
     fn errors_name_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("broken.wav");
@@ -381,6 +395,54 @@ mod tests {
             if let Ok(waveform) = parse(&content) {
                 prop_assert!(waveform.samples.len() <= content.len());
             }
+        }
+
+        #[test]
+        fn any_chunks_give_samples_that_can_be_used_or_a_reason(
+            formats in prop::collection::vec(any::<(u16, u16, u32, u16, u16)>(), 1..3),
+            usual in any::<bool>(),
+            sizes in prop::collection::vec(any::<u32>(), 2),
+            body in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let mut content = b"RIFF....WAVE".to_vec();
+            for (tag, channels, rate, block, bits) in formats {
+                // Headers that are nearly right go further than those that are all wrong.
+                let (tag, rate, bits, block) = if usual {
+                    let tag = [INTEGER, FLOAT, EXTENSIBLE][usize::from(tag % 3)];
+                    let width = bits % 10;
+                    (tag, 1_000 + rate % 767_001, 8 * width, channels % 4 * width)
+                } else {
+                    (tag, rate, bits, block)
+                };
+                let mut head = [tag, channels % 4].map(u16::to_le_bytes).concat();
+                head.extend(rate.to_le_bytes());
+                head.extend(sizes[0].to_le_bytes());
+                head.extend([block, bits].map(u16::to_le_bytes).concat());
+                content.extend(chunk(*b"fmt ", &head));
+            }
+            let mut data = chunk(*b"data", &body);
+            if sizes[1].is_multiple_of(4) {
+                data[4..8].copy_from_slice(&sizes[1].to_le_bytes());
+            }
+            content.extend(data);
+            match parse(&content) {
+                Ok(found) => {
+                    prop_assert!((1..=body.len()).contains(&found.samples.len()));
+                    prop_assert!(found.samples.iter().all(|sample| sample.is_finite()));
+                    prop_assert!(RATES_HERTZ.contains(&found.rate_hertz));
+                }
+                Err(problem) => prop_assert!(problem.len() > 7),
+            }
+        }
+
+        #[test]
+        fn errors_about_random_bytes_name_the_file(
+            content in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let file = tempfile::Builder::new().suffix(".wav").tempfile().unwrap();
+            std::fs::write(file.path(), &content).unwrap();
+            let error = read(file.path()).unwrap_err().to_string();
+            prop_assert!(error.starts_with(&format!("{}: ", file.path().display())), "{}", error);
         }
     }
 }

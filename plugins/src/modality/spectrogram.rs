@@ -107,6 +107,9 @@ impl Default for SpectrogramConfig {
 /// Most samples of a recording and most values of a spectrogram: 1 GiB of either.
 const MOST: usize = 1 << 28;
 
+/// Largest magnitude of a sample that is resampled, in units of full scale.
+const LOUDEST: f32 = 1e6;
+
 #[typetag::serde(name = "spectrogram")]
 impl ModalityConfig for SpectrogramConfig {
     fn validate(&self) -> Result<()> {
@@ -172,6 +175,9 @@ impl Modality for Spectrogram {
         let rates = (recording.rate_hertz, self.config.sample_rate_hertz);
         let mut signal = resample(recording.samples, rates)
             .map_err(|problem| Error::data(file, format!("cannot be resampled: {problem}")))?;
+        if signal.is_empty() {
+            return Err(Error::data(file, "is too short to be resampled"));
+        }
         fit(&mut signal, self.config.length_samples, self.config.fit);
         add_noise(&mut signal, self.config.noise_deviation, draw);
         for sample in &mut signal {
@@ -280,6 +286,13 @@ fn resample(samples: Vec<f32>, rates: Rates) -> Result<Vec<f32>, String> {
     let (from, to) = (rates.0 as usize, rates.1 as usize);
     if from == to {
         return Ok(samples);
+    }
+    if samples.len().saturating_mul(to) / from > MOST {
+        return Err(format!("{} samples of {from} Hz are over 2^28 of {to} Hz", samples.len()));
+    }
+    // Sums over a block must stay finite: the resampler panics on what overflows.
+    if let Some(loud) = samples.iter().find(|sample| sample.abs() > LOUDEST) {
+        return Err(format!("a sample is {loud:e} times full scale, over {LOUDEST:e}"));
     }
     RESAMPLER.with_borrow_mut(|kept| {
         let mut resampler = match kept.take() {
@@ -456,6 +469,18 @@ mod tests {
                 assert!((found - expected).abs() < 0.008, "{from} to {to}: {found} {expected}");
             }
         }
+    }
+
+    #[test]
+    fn what_cannot_be_resampled_is_refused_with_the_file() {
+        // 400 s of 1000 Hz, made 768 times as long.
+        let problem = resample(vec![0.0; 400_000], (1_000, 768_000)).unwrap_err();
+        assert_eq!(problem, "400000 samples of 1000 Hz are over 2^28 of 768000 Hz");
+        let folder = tempfile::tempdir().unwrap();
+        let config = SpectrogramConfig { sample_rate_hertz: 8_000, ..small() };
+        let raw = stored(folder.path(), 16_000, &[f32::MAX; 4_000]);
+        let error = decode(&config, &raw, Mode::Training, &draw(0, 0)).unwrap_err().to_string();
+        assert!(error.contains(".wav: cannot be resampled: a sample is 3.4"), "{error}");
     }
 
     #[test]
