@@ -45,7 +45,7 @@ fn the_help_lists_every_command_and_what_is_none_is_refused() {
     let desk = Desk::new();
     let asked = desk.run(&["--help"], 0);
     let unasked = desk.run(&[], 2);
-    for command in ["train", "eval", "table", "plugins", "config", "data", "doctor"] {
+    for command in ["train", "eval", "predict", "table", "plugins", "config", "data", "doctor"] {
         let entry = format!("\n  {command:7}  ");
         assert!(asked.out.contains(&entry), "{}", asked.out);
         assert!(unasked.err.contains(&entry), "{}", unasked.err);
@@ -406,7 +406,7 @@ fn a_run_that_was_cut_off_is_nowhere_taken_for_finished_until_it_is_resumed() {
         refused.err,
         format!(
             "error: run {shown} is not finished, so its test split is still locked\n  what to do: \
-             finish it with `mie train CONFIG --resume`, or evaluate `--split valid`\n"
+             finish it with `mie train CONFIG --resume`, or take `--split valid`\n"
         )
     );
     let valid = desk.run(&["eval", &shown, "--split", "valid"], 0).out;

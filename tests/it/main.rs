@@ -20,5 +20,6 @@ mod faults;
 mod generated;
 mod layering;
 mod operations;
+mod predict;
 mod real_data;
 mod support;

@@ -25,6 +25,7 @@ mod interrupt;
 mod panics;
 mod phases;
 mod plugins;
+mod predict;
 mod progress;
 mod table;
 mod tables;
@@ -63,6 +64,7 @@ Environment:
 enum Command {
     Train(train::Train),
     Eval(eval::Eval),
+    Predict(predict::Predict),
     Table(table::Table),
     Plugins(plugins::Plugins),
     /// Checks, explains and compares configurations
@@ -81,7 +83,7 @@ enum Command {
 pub fn main() -> ExitCode {
     panics::keep_quiet();
     let arguments = Arguments::parse();
-    if matches!(arguments.command, Command::Train(_) | Command::Eval(_)) {
+    if matches!(arguments.command, Command::Train(_) | Command::Eval(_) | Command::Predict(_)) {
         environment::complete();
     }
     let mut shell = Shell::of_process();
@@ -106,6 +108,7 @@ fn run(command: &Command, shell: &mut Shell) -> Result<ExitCode> {
     let status = match command {
         Command::Train(command) => command.run(shell)?,
         Command::Eval(command) => command.run(shell)?,
+        Command::Predict(command) => command.run(shell)?,
         Command::Table(command) => command.run(shell)?,
         Command::Plugins(command) => command.run(shell)?,
         Command::Config(command) => command.run(shell)?,

@@ -21,7 +21,7 @@ pub(crate) fn in_order<T>(outputs: &BTreeMap<String, T>) -> Vec<(&String, &T)> {
 }
 
 /// Writes a fraction in percent: `70.67`.
-fn percent(fraction: f64) -> String {
+pub(crate) fn percent(fraction: f64) -> String {
     format!("{:.2}", 100.0 * fraction)
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn confusion(counts: &[Vec<u64>], classes: &[String]) -> String {
 }
 
 /// Prints a table whose first columns hold names and whose others hold numbers.
-fn table(header: &[String], rows: &[Vec<String>], name_columns: usize) -> String {
+pub(crate) fn table(header: &[String], rows: &[Vec<String>], name_columns: usize) -> String {
     let aligned = |cells: &[String]| -> Vec<Cell> {
         let align = |(column, text): (usize, &String)| {
             let name = column < name_columns;

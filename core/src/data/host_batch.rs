@@ -38,44 +38,60 @@ impl HostBatch {
         self.indices = entries.iter().map(|(position, _)| *position).collect();
         self.columns.retain(|name, _| modalities.contains(name));
         for name in modalities {
-            let layouts = &source.layouts[name];
-            let columns = self.columns.entry(name.clone()).or_insert_with(|| {
-                layouts.iter().map(|layout| (layout.clone(), Column::empty(layout))).collect()
-            });
-            for (layout, column) in columns.iter_mut() {
-                column.clear(layout.len().saturating_mul(entries.len())).map_err(|error| {
-                    Error::refused(
-                        format!(
-                            "{} samples of modality `{name}` at once, tensor `{}` of {:?} each: \
-                             {error}",
-                            entries.len(),
-                            layout.name,
-                            layout.shape
-                        ),
-                        "lower data.batch_size or data.evaluation_batch_size, or the sizes of the \
-                         modality",
-                    )
-                })?;
-            }
-            for (row, (_, entry)) in entries.iter().enumerate() {
+            self.decode(name, &source.layouts[name], entries.len(), |row, out| {
+                let (_, entry) = &entries[row];
                 let draw = Draw {
                     seed: source.seed,
                     modality: name,
                     epoch: if mode == Mode::Training { epoch } else { 0 },
                     sample: entry.identity,
                 };
-                let mut out = SampleBuffers(
-                    columns
-                        .iter_mut()
-                        .map(|(layout, column)| column.row(row, layout.len()))
-                        .collect(),
-                );
                 guarded(&format!("modality `{name}`"), || {
                     let raw = source.dataset.raw(entry.split, entry.index, name)?;
-                    source.modalities[name].load(&raw, mode, &draw, &mut out)
+                    source.modalities[name].load(&raw, mode, &draw, out)
                 })
-                .map_err(|error| source.blame(entry, name, error))?;
-            }
+                .map_err(|error| source.blame(entry, name, error))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for samples that have no labels.
+    pub(crate) fn unlabelled(samples: usize) -> Self {
+        Self { columns: BTreeMap::new(), labels: vec![0; samples], indices: (0..samples).collect() }
+    }
+
+    /// Decodes `rows` samples of a modality, one after the other.
+    ///
+    /// # Errors
+    /// When memory runs out, or whatever `load` returns.
+    pub(crate) fn decode(
+        &mut self,
+        modality: &str,
+        layouts: &[TensorLayout],
+        rows: usize,
+        mut load: impl FnMut(usize, &mut SampleBuffers<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let columns = self.columns.entry(modality.to_owned()).or_insert_with(|| {
+            layouts.iter().map(|layout| (layout.clone(), Column::empty(layout))).collect()
+        });
+        for (layout, column) in columns.iter_mut() {
+            column.clear(layout.len().saturating_mul(rows)).map_err(|error| {
+                Error::refused(
+                    format!(
+                        "{rows} samples of modality `{modality}` at once, tensor `{}` of {:?} \
+                         each: {error}",
+                        layout.name, layout.shape
+                    ),
+                    "lower data.batch_size or data.evaluation_batch_size, or the sizes of the \
+                     modality",
+                )
+            })?;
+        }
+        for row in 0..rows {
+            let buffers =
+                columns.iter_mut().map(|(layout, column)| column.row(row, layout.len())).collect();
+            load(row, &mut SampleBuffers(buffers))?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod source;
 pub use host_batch::HostBatch;
 pub use loader::{Batches, Request};
 pub use mixup::{check_mixup, mix};
+pub(crate) use source::identity;
 pub use source::{DataSource, TestAccess};
 
 use std::path::PathBuf;

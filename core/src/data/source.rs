@@ -328,6 +328,12 @@ impl DataSource {
         self.dataset.facts()
     }
 
+    /// Names of the samples of a split, in its order.
+    pub(crate) fn ids(&self, split: Split) -> Vec<&str> {
+        let entries = self.splits.get(&split).into_iter().flatten();
+        entries.map(|entry| &*self.dataset.samples(entry.split)[entry.index].id).collect()
+    }
+
     pub(crate) fn entries(&self, split: Split, access: Option<TestAccess>) -> Result<&[Entry]> {
         if split == Split::Test && access.is_none() {
             return Err(Error::refused(
@@ -393,7 +399,8 @@ impl DataSource {
     }
 }
 
-fn identity(id: &str) -> u64 {
+/// Identity of a sample in random draws: the same on every machine.
+pub(crate) fn identity(id: &str) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&Sha256::digest(id.as_bytes())[..8]);
     u64::from_le_bytes(first)

@@ -7,7 +7,7 @@ use std::time::Instant;
 use mie_record::OutputMetrics;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use crate::batch::{Spec, probabilities};
+use crate::batch::{Outputs, Spec, probabilities};
 use crate::config::Experiment;
 use crate::data::{Batches, DataSource, Request, TestAccess};
 use crate::error::{Error, Result};
@@ -93,8 +93,27 @@ pub fn evaluate(
     settings: &Settings,
     access: Option<TestAccess>,
 ) -> Result<Evaluation> {
-    let _guard = no_grad_guard();
     let started = Instant::now();
+    let (outputs, labels) = score(model, source, split, settings, access)?;
+    let outputs = outputs
+        .into_iter()
+        .map(|(name, scores)| Ok((name, Report::compute(&scores, &labels)?)))
+        .collect::<Result<_>>()?;
+    Ok(Evaluation { split, outputs, seconds: started.elapsed().as_secs_f64() })
+}
+
+/// Probabilities of every output for every sample, in the order of the split, and their labels.
+///
+/// # Errors
+/// As [`evaluate`].
+pub(super) fn score(
+    model: &Model,
+    source: &Arc<DataSource>,
+    split: Split,
+    settings: &Settings,
+    access: Option<TestAccess>,
+) -> Result<(BTreeMap<String, Scores>, Vec<usize>)> {
+    let _guard = no_grad_guard();
     let request = Request {
         split,
         mode: Mode::Evaluation,
@@ -116,12 +135,8 @@ pub fn evaluate(
         let batch = host.to_device(settings.device)?;
         batches.recycle(host);
         let outputs = model.forward(&batch, &spec, Statistics::Running, None, None)?;
-        for (name, logits) in model.unimodal_logits(&outputs)? {
-            scores.entry(name).or_default().push(probabilities(&logits)?);
-        }
-        scores.entry(FUSED.to_owned()).or_default().push(model.fusion.decide(&outputs)?);
-        for (name, rule) in &model.also {
-            scores.entry(format!("{FUSED}.{name}")).or_default().push(rule.decide(&outputs)?);
+        for (name, part) in decisions(model, &outputs)? {
+            scores.entry(name).or_default().push(part);
         }
         labels.push(batch.targets.labels);
     }
@@ -133,25 +148,48 @@ pub fn evaluate(
     }
     let labels: Vec<i64> = Vec::try_from(Tensor::f_cat(&labels, 0)?.f_to_device(Device::Cpu)?)?;
     let labels: Vec<usize> = labels.into_iter().map(|label| label as usize).collect();
-    let outputs = scores
+    let scores = scores
         .into_iter()
         .map(|(name, parts)| {
-            let table = Tensor::f_cat(&parts, 0)?
-                .f_to_device(Device::Cpu)?
-                .f_to_kind(Kind::Float)?
-                .f_contiguous()?;
-            let classes = table.size()[1] as usize;
-            let flat: Vec<f32> = Vec::try_from(table.f_reshape([-1])?)?;
-            let mut scores = Scores::new(classes);
-            for row in flat.chunks_exact(classes) {
-                scores.push_row(row).map_err(|error| Error::NonFinite {
-                    what: format!("output `{name}` on the {} split", split.name()),
-                    step: 0,
-                    detail: error.to_string(),
-                })?;
-            }
-            Ok((name, Report::compute(&scores, &labels)?))
+            let what = || format!("output `{name}` on the {} split", split.name());
+            let rows = rows(&Tensor::f_cat(&parts, 0)?, what)?;
+            Ok((name, rows))
         })
         .collect::<Result<_>>()?;
-    Ok(Evaluation { split, outputs, seconds: started.elapsed().as_secs_f64() })
+    Ok((scores, labels))
+}
+
+/// Probabilities `[batch, classes]` of every output: modalities, `fused`, `fused.<rule>`.
+///
+/// # Errors
+/// When the fusion needs a modality that did not run.
+pub(super) fn decisions(model: &Model, outputs: &Outputs) -> Result<BTreeMap<String, Tensor>> {
+    let mut decisions = BTreeMap::new();
+    for (name, logits) in model.unimodal_logits(outputs)? {
+        decisions.insert(name, probabilities(&logits)?);
+    }
+    decisions.insert(FUSED.to_owned(), model.fusion.decide(outputs)?);
+    for (name, rule) in &model.also {
+        decisions.insert(format!("{FUSED}.{name}"), rule.decide(outputs)?);
+    }
+    Ok(decisions)
+}
+
+/// Reads probabilities `[samples, classes]` back from their device.
+///
+/// # Errors
+/// [`Error::NonFinite`] with `what` they are.
+pub(super) fn rows(table: &Tensor, what: impl Fn() -> String) -> Result<Scores> {
+    let table = table.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    let classes = table.size()[1] as usize;
+    let flat: Vec<f32> = Vec::try_from(table.f_reshape([-1])?)?;
+    let mut scores = Scores::new(classes);
+    for row in flat.chunks_exact(classes) {
+        scores.push_row(row).map_err(|error| Error::NonFinite {
+            what: what(),
+            step: 0,
+            detail: error.to_string(),
+        })?;
+    }
+    Ok(scores)
 }

@@ -9,6 +9,7 @@ mod checks;
 mod evaluate;
 mod operations;
 mod persist;
+mod predict;
 mod record;
 mod step;
 mod trainer;
@@ -16,6 +17,7 @@ mod trainer;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mie_record::{Event, RunDir, Summary};
 use tch::Device;
@@ -26,9 +28,11 @@ use crate::error::{Error, Result};
 use crate::family::{OpenContext, Split};
 use crate::model::Model;
 use crate::random::Seed;
+use evaluate::Settings;
 
 pub use checks::{Plan, plan};
 pub use evaluate::{Evaluation, FUSED, evaluate};
+pub use predict::{FileSample, Prediction, Predictions, predict_files, predict_split};
 pub use trainer::Outcome;
 
 /// How and where to run an experiment; nothing here changes results on one kind of device.
@@ -115,6 +119,23 @@ pub fn evaluate_run(
     assignments: &[String],
 ) -> Result<(Evaluation, Vec<String>)> {
     let run = RunDir::open(run)?;
+    let (model, source, settings) = selected(&run, split, data_dir, device, assignments)?;
+    let access = (split == Split::Test).then(TestAccess::granted);
+    let evaluation = evaluate(&model, &source, split, &settings, access)?;
+    Ok((evaluation, source.classes().to_vec()))
+}
+
+/// Opens the selected weights of a run, and its data to hold them against.
+///
+/// # Errors
+/// As [`evaluate_run`]; the test split of a run that is not finished is refused.
+fn selected(
+    run: &RunDir,
+    split: Split,
+    data_dir: &Path,
+    device: Device,
+    assignments: &[String],
+) -> Result<(Model, Arc<DataSource>, Settings)> {
     let summary: Option<Summary> = run.read_summary()?;
     if summary.is_none() && split == Split::Test {
         return Err(Error::refused(
@@ -122,19 +143,18 @@ pub fn evaluate_run(
                 "run {} is not finished, so its test split is still locked",
                 run.path().display()
             ),
-            "finish it with `mie train CONFIG --resume`, or evaluate `--split valid`",
+            "finish it with `mie train CONFIG --resume`, or take `--split valid`",
         ));
     }
     let resolved = Resolved::read(&run.config_path(), assignments)?;
     let experiment = &resolved.experiment;
-    let source = std::sync::Arc::new(open_data(experiment, data_dir)?);
-    let classes = source.classes().to_vec();
-    let (mut model, parameters) =
-        Model::build(experiment, &source.layouts, &source.fillers, classes.len(), device)?;
-    checkpoint::load_model(&checkpoint::latest_best(&run)?, &mut model, &parameters, device)?;
-    let settings = evaluate::Settings::of(experiment, device);
-    let access = (split == Split::Test).then(TestAccess::granted);
-    Ok((evaluate(&model, &source, split, &settings, access)?, classes))
+    let source = Arc::new(open_data(experiment, data_dir)?);
+    let (layouts, fillers) = (&source.layouts, &source.fillers);
+    let classes = source.classes().len();
+    let (mut model, parameters) = Model::build(experiment, layouts, fillers, classes, device)?;
+    checkpoint::load_model(&checkpoint::latest_best(run)?, &mut model, &parameters, device)?;
+    let settings = Settings::of(experiment, device);
+    Ok((model, source, settings))
 }
 
 /// Opens the dataset of an experiment.

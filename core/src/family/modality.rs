@@ -151,6 +151,9 @@ pub trait Modality: Send + Sync {
 
     /// Decodes `raw` into `out`, which holds zeros; a pure function of its arguments.
     ///
+    /// Takes the kinds of raw thing its datasets give, and files of its usual formats, in which
+    /// `mie predict` gets samples that are of no dataset.
+    ///
     /// # Errors
     /// Names the file and what is wrong with it.
     fn load(

@@ -1,6 +1,7 @@
 //! Parsers of file formats that several plugins read.
 
 pub mod idx;
+pub mod picture;
 pub mod wav;
 
 use std::fs::File;

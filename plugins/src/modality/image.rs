@@ -3,6 +3,8 @@
 use mie_core::prelude::*;
 use rand::RngExt;
 
+use crate::formats::picture;
+
 use super::util::{add_noise, ensure_noise, wrong_kind};
 
 /// Scales and normalises 8-bit grey pictures.
@@ -16,6 +18,8 @@ use super::util::{add_noise, ensure_noise, wrong_kind};
 /// The noise belongs to the sample: it is drawn once from the seed of the run and the same in
 /// every epoch and mode. In training the picture moves by up to `shift_pixels` in each direction;
 /// what comes in from outside is black.
+///
+/// A file is read as PNG, JPEG or PNM; colours become luma (ITU-R BT.709).
 ///
 /// Shapes: `value` `[1, height, width]` f32.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -89,8 +93,15 @@ impl Modality for Image {
         draw: &Draw<'_>,
         out: &mut SampleBuffers<'_>,
     ) -> Result<()> {
-        let &Raw::Grey { width, height, pixels } = raw else {
-            return Err(wrong_kind("image", "grey pixels", raw));
+        let read;
+        let (width, height, pixels) = match raw {
+            &Raw::Grey { width, height, pixels } => (width, height, pixels),
+            Raw::File(file) => {
+                read = picture::grey(file)?;
+                let (width, height) = read.dimensions();
+                (width as usize, height as usize, read.as_raw().as_slice())
+            }
+            _ => return Err(wrong_kind("image", "grey pixels or a picture", raw)),
         };
         let expected = [self.config.height, self.config.width];
         if [height, width] != expected || pixels.len() != height * width {
@@ -201,7 +212,10 @@ mod tests {
             refusal(picture()),
             "picture of `made_up` (options `height`, `width`): expected [28, 28], found [2, 3]"
         );
-        assert!(refusal(Raw::Text("cat")).contains("decodes grey pixels, the dataset gives text"));
+        assert!(
+            refusal(Raw::Text("cat"))
+                .contains("decodes grey pixels or a picture, the dataset gives text")
+        );
         let config = ImageConfig { deviation: 0.0, ..plain() };
         assert_eq!(
             config.validate().unwrap_err().to_string(),

@@ -1,10 +1,14 @@
 //! Numbers as they are.
 
+use std::path::Path;
+
 use mie_core::prelude::*;
 
 use super::util::wrong_kind;
 
 /// Hands a sample's numbers over unchanged.
+///
+/// A file is read as text: numbers between spaces, commas or line breaks.
 ///
 /// ```text
 /// value = raw numbers
@@ -54,8 +58,14 @@ impl Modality for Vector {
         draw: &Draw<'_>,
         out: &mut SampleBuffers<'_>,
     ) -> Result<()> {
-        let Raw::Values(values) = raw else {
-            return Err(wrong_kind("vector", "numbers", raw));
+        let read;
+        let values = match raw {
+            Raw::Values(values) => *values,
+            Raw::File(file) => {
+                read = numbers(file)?;
+                read.as_slice()
+            }
+            _ => return Err(wrong_kind("vector", "numbers", raw)),
         };
         if values.len() != self.dimensions {
             let what = format!("numbers of modality `{}` (option `dimensions`)", draw.modality);
@@ -64,6 +74,18 @@ impl Modality for Vector {
         out.f32(0)?.copy_from_slice(values);
         Ok(())
     }
+}
+
+/// Reads a text file of numbers.
+fn numbers(file: &Path) -> Result<Vec<f32>> {
+    let text = std::fs::read_to_string(file).map_err(Error::io("read", file))?;
+    text.split(|letter: char| letter.is_whitespace() || letter == ',')
+        .filter(|word| !word.is_empty())
+        .map(|word| match word.parse::<f32>() {
+            Ok(number) if number.is_finite() => Ok(number),
+            _ => Err(Error::data(file, format!("holds `{word}`, expected finite numbers"))),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -79,6 +101,24 @@ mod tests {
         let values = decode(&config, &raw, Mode::Training, &draw(0, 0)).unwrap();
         assert_eq!(values, [1.0, -2.5, 0.0]);
         assert_eq!(config.build().unwrap().layout()[0].shape, [3]);
+    }
+
+    #[test]
+    fn a_file_of_numbers_is_read_and_one_of_words_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("three.csv");
+        let config = VectorConfig { dimensions: 3 };
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            decode(&config, &Raw::File(file.clone()), Mode::Evaluation, &draw(0, 0))
+        };
+        assert_eq!(read("1, -2.5,\n0").unwrap(), [1.0, -2.5, 0.0]);
+        for word in ["one", "NaN", "1e99"] {
+            let error = read(&format!("1 {word} 3")).unwrap_err().to_string();
+            assert!(
+                error.ends_with(&format!("three.csv: holds `{word}`, expected finite numbers"))
+            );
+        }
     }
 
     #[test]
