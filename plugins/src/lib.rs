@@ -12,6 +12,3 @@ pub mod modality;
 pub mod objective;
 pub mod optimizer;
 pub mod strategy;
-
-#[cfg(test)]
-pub(crate) mod testing;

@@ -23,6 +23,14 @@ pub trait ControllerConfig: Debug + Send + Sync {
     /// # Errors
     /// When an option is out of range.
     fn build(&self) -> Result<Box<dyn Controller>>;
+
+    /// Options that make it change nothing, where there are such: numbers by their keys.
+    ///
+    /// Held against its word by the conformance checks: factors and weights then are 1, and
+    /// nothing is frozen or ended.
+    fn neutral(&self) -> &'static [(&'static str, f64)] {
+        &[]
+    }
 }
 
 /// What a controller wants done before the next step.

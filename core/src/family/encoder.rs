@@ -28,6 +28,11 @@ pub trait EncoderConfig: Debug + Send + Sync {
     /// # Errors
     /// When the sizes do not fit, or an option is out of range.
     fn build(&self, inputs: &Sizes, at: &Builder<'_>) -> Result<Box<dyn Encoder>>;
+
+    /// Sizes of a small input that it can take, for checks; a vector by default.
+    fn example_input(&self) -> Vec<TensorLayout> {
+        TensorLayout::value(&[8])
+    }
 }
 
 /// Maps the tensors of a modality to its feature.

@@ -51,6 +51,13 @@ pub trait GradientModifierConfig: Debug + Send + Sync {
     /// # Errors
     /// When an option is out of range.
     fn build(&self) -> Result<Box<dyn GradientModifier>>;
+
+    /// Options that make it change nothing, where there are such: numbers by their keys.
+    ///
+    /// Held against its word by the conformance checks: gradients then keep their bits.
+    fn neutral(&self) -> &'static [(&'static str, f64)] {
+        &[]
+    }
 }
 
 /// Changes gradients or steps in place.

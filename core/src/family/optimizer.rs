@@ -26,6 +26,19 @@ pub trait OptimizerConfig: Debug + Send + Sync {
     /// When an option is out of range.
     fn build(&self) -> Result<Box<dyn Optimizer>>;
 
+    /// The optimizer that it lets make the step, for one around another.
+    fn base(&self) -> Option<&dyn OptimizerConfig> {
+        None
+    }
+
+    /// Options that make it change nothing, where there are such: numbers by their keys.
+    ///
+    /// Held against its word by the conformance checks: it then steps as its
+    /// [`OptimizerConfig::base`] does, bit for bit.
+    fn neutral(&self) -> &'static [(&'static str, f64)] {
+        &[]
+    }
+
     /// Modalities that its options name; held against those of the run.
     fn modalities(&self) -> Vec<String> {
         Vec::new()

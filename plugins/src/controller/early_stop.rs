@@ -96,7 +96,7 @@ impl Persist for EarlyStop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{ScoresOnly, boundary};
+    use mie_conformance::stand_in::{ScoresOnly, boundary};
 
     /// Runs epochs with the given scores; returns after which ones the phase was ended.
     fn ends(controller: &mut dyn Controller, scores: &[f64]) -> Vec<bool> {

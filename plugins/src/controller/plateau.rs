@@ -155,7 +155,7 @@ impl Persist for Plateau {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{ScoresOnly, boundary};
+    use mie_conformance::stand_in::{ScoresOnly, boundary};
 
     /// Runs epochs with the given scores; returns the factor set after each, if any.
     fn epochs(controller: &mut dyn Controller, scores: &[f64]) -> Vec<Option<f64>> {

@@ -46,6 +46,10 @@ impl ControllerConfig for StepLrConfig {
         self.validate()?;
         Ok(Box::new(StepLr { config: self.clone() }))
     }
+
+    fn neutral(&self) -> &'static [(&'static str, f64)] {
+        &[("factor", 1.0)]
+    }
 }
 register!(
     controller::<StepLrConfig>,
@@ -69,7 +73,7 @@ impl Controller for StepLr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::learning_rate_factors;
+    use mie_conformance::stand_in::learning_rate_factors;
 
     #[test]
     fn the_released_schedule_drops_one_epoch_early() {

@@ -48,6 +48,10 @@ impl ControllerConfig for WarmupConfig {
         self.validate()?;
         Ok(Box::new(Warmup { config: self.clone() }))
     }
+
+    fn neutral(&self) -> &'static [(&'static str, f64)] {
+        &[("start_factor", 1.0)]
+    }
 }
 register!(controller::<WarmupConfig>, source = "Goyal et al. 2017, arXiv:1706.02677");
 
@@ -73,7 +77,7 @@ impl Controller for Warmup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::learning_rate_factors;
+    use mie_conformance::stand_in::learning_rate_factors;
 
     fn assert_factors(config: &WarmupConfig, expected: &[f64]) {
         let found = learning_rate_factors(config, expected.len());

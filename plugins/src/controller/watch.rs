@@ -115,7 +115,7 @@ impl Persist for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::boundary;
+    use mie_conformance::stand_in::boundary;
 
     fn stale_epochs(goal: Goal, threshold: f64, scores: &[f64]) -> Vec<usize> {
         let mut watch = Watch::new("valid.loss", goal, threshold);

@@ -32,6 +32,10 @@ pub struct Resnet18Config {}
 
 #[typetag::serde(name = "resnet18")]
 impl EncoderConfig for Resnet18Config {
+    fn example_input(&self) -> Vec<TensorLayout> {
+        TensorLayout::value(&[3, 32, 32])
+    }
+
     fn build(&self, inputs: &Sizes, at: &Builder<'_>) -> Result<Box<dyn Encoder>> {
         let expected = "[channels, height, width] or [channels, frames, height, width]";
         let shape = value_shape("resnet18", inputs, expected, |rank| matches!(rank, 3 | 4))?;

@@ -50,6 +50,10 @@ impl EncoderConfig for SmallCnnConfig {
         ensure_range("grid", "[1, inf) twice", rows.min(columns), rows >= 1 && columns >= 1)
     }
 
+    fn example_input(&self) -> Vec<TensorLayout> {
+        TensorLayout::value(&[1, 16, 16])
+    }
+
     fn build(&self, inputs: &Sizes, at: &Builder<'_>) -> Result<Box<dyn Encoder>> {
         self.validate()?;
         let expected = "[channels, height, width]";

@@ -35,6 +35,10 @@ impl GradientModifierConfig for ClipNormConfig {
         self.validate()?;
         Ok(Box::new(ClipNorm { max_norm: self.max_norm }))
     }
+
+    fn neutral(&self) -> &'static [(&'static str, f64)] {
+        &[("max_norm", 1e30)]
+    }
 }
 
 register!(

@@ -122,6 +122,10 @@ impl GradientModifierConfig for SvdFlatConfig {
         self.validate()?;
         Ok(Box::new(SvdFlat { config: self.clone(), projections: BTreeMap::new() }))
     }
+
+    fn neutral(&self) -> &'static [(&'static str, f64)] {
+        &[("alpha", 0.0)]
+    }
 }
 
 register!(
@@ -418,7 +422,7 @@ mod tests {
     use super::*;
     use crate::gradient::fixture::{Modified, grads, with_step_view};
     use crate::optimizer::{adam::AdamConfig, sgd::SgdConfig};
-    use crate::testing::{Landscape, assert_close};
+    use mie_conformance::stand_in::{Landscape, assert_close};
 
     /// `P` of the spec's three batches at alpha 0.4.
     const P: [f64; 4] = [0.814_714_140_2, -0.163_567_062_4, -0.163_567_062_4, 0.855_605_906_4];

@@ -69,7 +69,7 @@ register!(optimizer::<AdamConfig>, source = "Kingma and Ba 2015, arXiv:1412.6980
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
+    use mie_conformance::stand_in::{
         Landscape, assert_agrees_with_libtorch, assert_close, assert_keeps_its_state,
         given_gradients,
     };

@@ -66,7 +66,7 @@ register!(optimizer::<AdamWConfig>, source = "Loshchilov and Hutter 2019, arXiv:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
+    use mie_conformance::stand_in::{
         assert_agrees_with_libtorch, assert_close, assert_keeps_its_state, given_gradients,
     };
 

@@ -150,6 +150,14 @@ impl OptimizerConfig for SamConfig {
         Ok(Box::new(Sam { ascent, base: self.base.build()? }))
     }
 
+    fn base(&self) -> Option<&dyn OptimizerConfig> {
+        Some(&*self.base)
+    }
+
+    fn neutral(&self) -> &'static [(&'static str, f64)] {
+        &[("rho", 0.0)]
+    }
+
     fn modalities(&self) -> Vec<String> {
         self.rho_by_modality.keys().cloned().chain(self.base.modalities()).collect()
     }
@@ -359,7 +367,7 @@ fn mixed_tensors(first: &ByParam, second: &ByParam, mix: f64) -> Result<ByParam>
 mod tests {
     use super::*;
     use crate::optimizer::adam::AdamConfig;
-    use crate::testing::{
+    use mie_conformance::stand_in::{
         Landscape, assert_close, assert_keeps_its_state, bits, entries, tilting_landscape,
     };
 

@@ -124,7 +124,7 @@ impl Persist for Sgd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
+    use mie_conformance::stand_in::{
         Landscape, assert_agrees_with_libtorch, assert_close, assert_keeps_its_state, bits,
         given_gradients,
     };

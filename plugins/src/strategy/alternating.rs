@@ -114,7 +114,7 @@ impl Strategy for Alternating {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::phases;
+    use mie_conformance::stand_in::phases;
 
     #[test]
     fn by_batch_every_modality_trains_on_each_batch_in_turn() {

@@ -71,7 +71,7 @@ impl Strategy for Independent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::phases;
+    use mie_conformance::stand_in::phases;
 
     #[test]
     fn each_modality_gets_a_phase_its_epochs_and_its_own_score() {

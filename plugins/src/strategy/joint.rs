@@ -71,7 +71,7 @@ impl Strategy for Joint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::phases;
+    use mie_conformance::stand_in::phases;
 
     #[test]
     fn all_modalities_share_one_phase_by_default() {

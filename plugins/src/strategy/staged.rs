@@ -136,7 +136,7 @@ impl Strategy for Staged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::phases;
+    use mie_conformance::stand_in::phases;
 
     fn staged(order: &[&str], epochs: &[usize]) -> StagedConfig {
         StagedConfig {

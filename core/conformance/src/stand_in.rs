@@ -1,5 +1,6 @@
-//! Stand-ins for the engine, for the tests of optimizers, controllers and strategies.
+//! Stand-ins for the engine, for the tests of plugins.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -7,37 +8,37 @@ use mie_core::prelude::*;
 use rand::RngExt;
 
 /// What the loss depends on, and what a pass was asked for.
-pub(crate) struct Visit {
+pub struct Visit {
     /// What the optimizer asked for.
-    pub(crate) ask: Ask,
+    pub ask: Ask,
     /// Steps made before.
-    pub(crate) step: u64,
+    pub step: u64,
     /// Weights by path; copies in the list of passes.
-    pub(crate) weights: BTreeMap<String, Tensor>,
+    pub weights: BTreeMap<String, Tensor>,
 }
 
 impl Visit {
     /// Looks a weight up by its path.
-    pub(crate) fn weight(&self, path: &str) -> &Tensor {
+    pub fn weight(&self, path: &str) -> &Tensor {
         &self.weights[path]
     }
 }
 
 /// A problem whose loss is a formula.
-pub(crate) struct Landscape {
+pub struct Landscape {
     /// Weights; leaves that require gradients.
-    pub(crate) weights: ByParam,
+    pub weights: ByParam,
     /// Factor that rules get.
-    pub(crate) learning_rate_factor: f64,
+    pub learning_rate_factor: f64,
     /// Every pass made so far.
-    pub(crate) passes: Vec<Visit>,
+    pub passes: Vec<Visit>,
     step: u64,
     formula: Rc<dyn Fn(&Visit) -> Tensor>,
 }
 
 impl Landscape {
     /// Starts at the given weights, named by group and name within the group.
-    pub(crate) fn new<const COUNT: usize>(
+    pub fn new<const COUNT: usize>(
         weights: [(GroupId, &str, Tensor); COUNT],
         formula: impl Fn(&Visit) -> Tensor + 'static,
     ) -> Self {
@@ -58,7 +59,7 @@ impl Landscape {
     }
 
     /// Copies the landscape with the weights where they are, without the passes.
-    pub(crate) fn fork(&self) -> Self {
+    pub fn fork(&self) -> Self {
         let copied = |value: &Tensor| value.detach().copy().set_requires_grad(true);
         Self {
             weights: self.weights.iter().map(|(id, value)| (id.clone(), copied(value))).collect(),
@@ -70,17 +71,17 @@ impl Landscape {
     }
 
     /// Computes the loss of an earlier pass again.
-    pub(crate) fn loss(&self, visit: &Visit) -> f64 {
+    pub fn loss(&self, visit: &Visit) -> f64 {
         (self.formula)(visit).double_value(&[])
     }
 
     /// Bit patterns of all weights, by path.
-    pub(crate) fn bits(&self) -> BTreeMap<String, Vec<u64>> {
+    pub fn bits(&self) -> BTreeMap<String, Vec<u64>> {
         self.weights.iter().map(|(id, value)| (id.path.to_string(), bits(value))).collect()
     }
 
     /// Looks a weight up by its path.
-    pub(crate) fn weight(&self, path: &str) -> &Tensor {
+    pub fn weight(&self, path: &str) -> &Tensor {
         self.weights.iter().find(|(id, _)| &*id.path == path).unwrap().1
     }
 
@@ -151,17 +152,17 @@ impl Problem for Landscape {
 }
 
 /// Bit patterns of a tensor's entries (exact for f32 too).
-pub(crate) fn bits(tensor: &Tensor) -> Vec<u64> {
+pub fn bits(tensor: &Tensor) -> Vec<u64> {
     entries(tensor).into_iter().map(f64::to_bits).collect()
 }
 
 /// Entries of a tensor of any shape, in row-major order.
-pub(crate) fn entries(tensor: &Tensor) -> Vec<f64> {
+pub fn entries(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.detach().flatten(0, -1)).unwrap()
 }
 
 /// Fails unless every entry lies within `tolerance` of the expected one.
-pub(crate) fn assert_close(found: &Tensor, expected: &[f64], tolerance: f64) {
+pub fn assert_close(found: &Tensor, expected: &[f64], tolerance: f64) {
     let found = entries(found);
     assert_eq!(found.len(), expected.len());
     for (a, b) in found.iter().zip(expected) {
@@ -170,7 +171,7 @@ pub(crate) fn assert_close(found: &Tensor, expected: &[f64], tolerance: f64) {
 }
 
 /// Two weights in `head.audio.w` whose gradient is given, step by step.
-pub(crate) fn given_gradients(start: [f64; 2], gradients: [[f64; 2]; 2]) -> Landscape {
+pub fn given_gradients(start: [f64; 2], gradients: [[f64; 2]; 2]) -> Landscape {
     let weights = [(GroupId::Head("audio".to_owned()), "w", Tensor::from_slice(&start))];
     Landscape::new(weights, move |visit| {
         let gradient = Tensor::from_slice(&gradients[visit.step as usize]);
@@ -179,7 +180,7 @@ pub(crate) fn given_gradients(start: [f64; 2], gradients: [[f64; 2]; 2]) -> Land
 }
 
 /// Reproducible uniform noise in `[-1, 1)`.
-fn noise(name: &str, step: u64, shape: &[i64], kind: Kind) -> Tensor {
+pub(crate) fn noise(name: &str, step: u64, shape: &[i64], kind: Kind) -> Tensor {
     let mut stream = Seed(11).stream(Purpose::Plugin, name, &[step]);
     let count = shape.iter().product::<i64>();
     let values: Vec<f64> = (0..count).map(|_| stream.random_range(-1.0..1.0)).collect();
@@ -200,7 +201,7 @@ fn tilting_bowl(visit: &Visit) -> Tensor {
 }
 
 /// Fifteen weights of an encoder and a head in a tilting bowl.
-pub(crate) fn tilting_landscape(kind: Kind) -> Landscape {
+pub fn tilting_landscape(kind: Kind) -> Landscape {
     let weights = [
         (GroupId::Encoder("audio".to_owned()), "weight", noise("weight", 0, &[4, 3], kind)),
         (GroupId::Head("audio".to_owned()), "bias", noise("bias", 0, &[3], kind)),
@@ -209,7 +210,7 @@ pub(crate) fn tilting_landscape(kind: Kind) -> Landscape {
 }
 
 /// Fails unless libtorch's own optimizer takes f32 weights to the same place in 50 steps.
-pub(crate) fn assert_agrees_with_libtorch(
+pub fn assert_agrees_with_libtorch(
     ours: &dyn OptimizerConfig,
     theirs: impl tch::nn::OptimizerConfig,
     learning_rate: f64,
@@ -239,7 +240,7 @@ pub(crate) fn assert_agrees_with_libtorch(
 }
 
 /// Fails unless a saved and loaded optimizer goes on with the same bits, and a reset one afresh.
-pub(crate) fn assert_keeps_its_state(config: &dyn OptimizerConfig) {
+pub fn assert_keeps_its_state(config: &dyn OptimizerConfig) {
     let walk = |optimizer: &mut dyn Optimizer, landscape: &mut Landscape| {
         for _ in 0..3 {
             optimizer.step(landscape).unwrap();
@@ -266,7 +267,7 @@ pub(crate) fn assert_keeps_its_state(config: &dyn OptimizerConfig) {
 }
 
 /// A run without a model, for controllers that only read scores.
-pub(crate) struct ScoresOnly;
+pub struct ScoresOnly;
 
 impl RunOps for ScoresOnly {
     fn pass(
@@ -302,7 +303,7 @@ impl RunOps for ScoresOnly {
 }
 
 /// A boundary in the first phase, with scores.
-pub(crate) fn boundary(moment: Moment, epoch: usize, scores: &[(&str, f64)]) -> Boundary {
+pub fn boundary(moment: Moment, epoch: usize, scores: &[(&str, f64)]) -> Boundary {
     Boundary {
         moment,
         phase: 0,
@@ -319,7 +320,7 @@ pub(crate) fn boundary(moment: Moment, epoch: usize, scores: &[(&str, f64)]) -> 
 }
 
 /// Factors of the learning rate that a controller sets for the epochs of a phase.
-pub(crate) fn learning_rate_factors(config: &dyn ControllerConfig, epochs: usize) -> Vec<f64> {
+pub fn learning_rate_factors(config: &dyn ControllerConfig, epochs: usize) -> Vec<f64> {
     let mut controller = config.build().unwrap();
     let mut directives =
         |moment, epoch| controller.after(&boundary(moment, epoch, &[]), &mut ScoresOnly).unwrap();
@@ -337,7 +338,7 @@ pub(crate) fn learning_rate_factors(config: &dyn ControllerConfig, epochs: usize
 }
 
 /// All phases of a strategy for a run with these modalities.
-pub(crate) fn phases(config: &dyn StrategyConfig, modalities: &[&str]) -> Result<Vec<Phase>> {
+pub fn phases(config: &dyn StrategyConfig, modalities: &[&str]) -> Result<Vec<Phase>> {
     let mut strategy = config.build()?;
     let modalities: Vec<String> = modalities.iter().map(|&name| name.to_owned()).collect();
     let mut all = Vec::new();
@@ -348,4 +349,254 @@ pub(crate) fn phases(config: &dyn StrategyConfig, modalities: &[&str]) -> Result
         assert!(all.len() < 1000, "the strategy does not end");
     }
     Ok(all)
+}
+
+/// Modalities of [`TinyRun`].
+pub const MODALITIES: [&str; 2] = ["audio", "video"];
+
+/// Classes of [`TinyRun`].
+pub const CLASSES: i64 = 3;
+
+const INPUTS: i64 = 6;
+const FEATURES: i64 = 5;
+const BATCH: i64 = 8;
+const BATCHES: u64 = 4;
+
+/// A run of two modalities, small enough for tests: a linear encoder and a head of two layers
+/// each, on generated data.
+///
+/// It gives gradient modifiers their gradients and view of a step, objectives their forward
+/// passes, and everything its [`RunOps`].
+pub struct TinyRun {
+    /// All weights.
+    pub parameters: Parameters,
+    /// What plugins told the user.
+    pub warnings: Vec<String>,
+    seed: Seed,
+    encoders: ByModality<Linear>,
+    heads: ByModality<[Linear; 2]>,
+}
+
+impl TinyRun {
+    /// Draws weights from a seed.
+    pub fn new(seed: Seed) -> Self {
+        let store = RefCell::new(Parameters::default());
+        let at = |group| Builder::new(&store, seed, Device::Cpu, group);
+        let (mut encoders, mut heads) = (ByModality::new(), ByModality::new());
+        for name in MODALITIES.map(str::to_owned) {
+            let encoder = at(GroupId::Encoder(name.clone()));
+            let head = at(GroupId::Head(name.clone()));
+            let linear = |at: Builder<'_>, inputs, outputs| Linear::new(&at, inputs, outputs);
+            encoders.insert(name.clone(), linear(encoder.sub("fc"), INPUTS, FEATURES).unwrap());
+            let head = [
+                linear(head.sub("fc1"), FEATURES, FEATURES).unwrap(),
+                linear(head.sub("fc2"), FEATURES, CLASSES).unwrap(),
+            ];
+            heads.insert(name, head);
+        }
+        let parameters = store.into_inner();
+        Self { parameters, warnings: Vec::new(), seed, encoders, heads }
+    }
+
+    /// Classes of the batch of a step. `[8]` i64
+    pub fn labels(&self, step: u64) -> Tensor {
+        let mut stream = self.seed.stream(Purpose::Synthesis, "labels", &[step]);
+        let labels: Vec<i64> = (0..BATCH).map(|_| stream.random_range(0..CLASSES)).collect();
+        Tensor::from_slice(&labels)
+    }
+
+    /// Outputs for the batch of a step: features `[8, 5]`, logits `[8, 3]`, their mean as joint
+    /// logits.
+    ///
+    /// # Errors
+    /// Whatever the probe returns.
+    pub fn outputs(
+        &self,
+        spec: &Spec,
+        step: u64,
+        mut probe: Option<&mut dyn Probe>,
+    ) -> Result<Outputs> {
+        let _guard = (!spec.gradients).then(no_grad_guard);
+        let mut outputs = Outputs::default();
+        for (name, encoder) in &self.encoders {
+            if !spec.run.contains(name) {
+                continue;
+            }
+            let mut x = noise(name, step, &[BATCH, INPUTS], Kind::Float);
+            if !spec.present.contains(name) {
+                x = x.f_zeros_like()?;
+            }
+            let probe = match &mut probe {
+                Some(probe) => Some(&mut **probe as &mut dyn Probe),
+                None => None,
+            };
+            let statistics = spec.statistics.unwrap_or(Statistics::Update);
+            let mut pass = Pass { statistics, probe };
+            let feature = encoder.forward(&x, &mut pass)?.f_relu()?;
+            let [first, second] = &self.heads[name];
+            let hidden = first.forward(&feature, &mut pass)?.f_relu()?;
+            outputs.logits.insert(name.clone(), second.forward(&hidden, &mut pass)?);
+            outputs.features.insert(name.clone(), feature);
+        }
+        if !outputs.logits.is_empty() {
+            let logits: Vec<&Tensor> = outputs.logits.values().collect();
+            let joint = Tensor::f_stack(&logits, 0)?.f_mean_dim(0i64, false, None::<Kind>)?;
+            outputs.joint = Some(joint);
+        }
+        Ok(outputs)
+    }
+
+    /// Gradients of the cross-entropy of each modality, summed and by term, for a step's batch.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn gradients(&self, step: u64) -> Result<Grads> {
+        let spec = Spec { gradients: true, ..Spec::evaluation(self.modalities()) };
+        let outputs = self.outputs(&spec, step, None)?;
+        let targets = Targets { labels: self.labels(step), mixed: None };
+        let groups = self.parameters.ids();
+        let ids: Vec<(ParamId, &Tensor)> = self.parameters.trainable(&groups).collect();
+        let mut gradients = Grads::default();
+        for (name, logits) in &outputs.logits {
+            let own = ids.iter().filter(|(id, _)| id.group.modality() == Some(name.as_str()));
+            let (own, values): (Vec<ParamId>, Vec<&Tensor>) =
+                own.map(|(id, value)| (id.clone(), *value)).unzip();
+            let loss = targets.cross_entropy(logits)?;
+            let found = Tensor::f_run_backward(&[loss], &values, true, false)?;
+            let term: ByParam =
+                own.into_iter().zip(found).map(|(id, found)| (id, found.copy())).collect();
+            let copies = term.iter().map(|(id, found)| (id.clone(), found.copy()));
+            gradients.sum.extend(copies);
+            gradients.by_term.insert(format!("unimodal.{name}"), term);
+        }
+        Ok(gradients)
+    }
+
+    /// Calls `see` with the view of a step.
+    ///
+    /// # Errors
+    /// Whatever `see` returns.
+    pub fn with_view<T>(
+        &self,
+        step: u64,
+        see: impl FnOnce(&StepView<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let outputs = self.outputs(&Spec::evaluation(self.modalities()), step, None)?;
+        let split = outputs
+            .logits
+            .iter()
+            .map(|(name, logits)| Ok((name.clone(), logits.f_div_scalar(2.0)?)))
+            .collect::<Result<_>>()?;
+        let labels = self.labels(step);
+        see(&StepView {
+            parameters: &self.parameters,
+            outputs: &outputs,
+            split: Some(&split),
+            labels: &labels,
+            epoch: 0,
+            step,
+        })
+    }
+
+    /// Forward passes of a step's batch.
+    pub fn forward(&self, step: u64) -> TinyForward<'_> {
+        TinyForward { run: self, step }
+    }
+
+    /// Its shape, as plugins see it before the first step.
+    pub fn shape(&self) -> RunShape {
+        let modalities = self.modalities();
+        let outputs = modalities.iter().map(String::as_str).chain(["fused"]);
+        let metrics = ["accuracy", "macro_f1", "mean_average_precision", "loss"];
+        let mut scores: BTreeSet<String> = outputs
+            .flat_map(|output| metrics.map(|metric| format!("valid.{output}.{metric}")))
+            .collect();
+        scores.insert("train.loss".to_owned());
+        scores.extend(modalities.iter().map(|name| format!("train.{name}.accuracy")));
+        RunShape {
+            layers: modalities.iter().map(|name| (name.clone(), self.layers(name))).collect(),
+            groups: self.parameters.ids(),
+            phases: vec![Phase {
+                label: "the only one".to_owned(),
+                sub_steps: vec![SubStep { modalities: modalities.clone() }],
+                epochs: 4,
+                load: Load::Best,
+                reset_optimizer: true,
+                source: Vec::new(),
+                score: Score::Fused,
+            }],
+            terms: modalities.iter().map(|name| format!("unimodal.{name}")).collect(),
+            scores,
+            batch_size: BATCH as usize,
+            training_samples: Some((BATCH as u64 * BATCHES) as usize),
+        }
+    }
+}
+
+impl RunOps for TinyRun {
+    fn pass(
+        &mut self,
+        request: &PassRequest,
+        mut probe: Option<&mut dyn Probe>,
+        each: &mut dyn FnMut(&Outputs, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        for step in 0..BATCHES {
+            let probe = match &mut probe {
+                Some(probe) => Some(&mut **probe as &mut dyn Probe),
+                None => None,
+            };
+            let outputs = self.outputs(&request.spec, step, probe)?;
+            each(&outputs, &self.labels(step))?;
+        }
+        Ok(())
+    }
+
+    fn layers(&self, modality: &str) -> Vec<Layer> {
+        let encoder = self.encoders.get(modality).into_iter();
+        let heads = self.heads.get(modality).into_iter().flatten();
+        encoder.chain(heads).map(|linear| linear.layer().clone()).collect()
+    }
+
+    fn parameter_count(&self, modality: &str) -> usize {
+        let ids = self.parameters.ids();
+        let own = ids.iter().filter(|id| id.modality() == Some(modality));
+        own.map(|id| self.parameters.size(id)).sum()
+    }
+
+    fn modalities(&self) -> Vec<String> {
+        MODALITIES.map(str::to_owned).to_vec()
+    }
+
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn seed(&self) -> Seed {
+        self.seed
+    }
+
+    fn warn(&mut self, message: &str) {
+        self.warnings.push(message.to_owned());
+    }
+}
+
+/// Forward passes of one batch of a [`TinyRun`].
+pub struct TinyForward<'a> {
+    run: &'a TinyRun,
+    step: u64,
+}
+
+impl Forward for TinyForward<'_> {
+    fn full(&self) -> Spec {
+        let evaluation = Spec::evaluation(self.run.modalities());
+        Spec { statistics: None, gradients: true, ..evaluation }
+    }
+
+    fn run(&mut self, spec: &Spec) -> Result<Outputs> {
+        self.run.outputs(spec, self.step, None)
+    }
+
+    fn targets(&self) -> Targets {
+        Targets { labels: self.run.labels(self.step), mixed: None }
+    }
 }
