@@ -45,7 +45,9 @@ fn the_help_lists_every_command_and_what_is_none_is_refused() {
     let desk = Desk::new();
     let asked = desk.run(&["--help"], 0);
     let unasked = desk.run(&[], 2);
-    for command in ["train", "eval", "predict", "table", "plugins", "config", "data", "doctor"] {
+    for command in
+        ["train", "eval", "predict", "table", "runs", "plugins", "config", "data", "new", "doctor"]
+    {
         let entry = format!("\n  {command:7}  ");
         assert!(asked.out.contains(&entry), "{}", asked.out);
         assert!(unasked.err.contains(&entry), "{}", unasked.err);

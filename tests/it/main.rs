@@ -22,4 +22,5 @@ mod layering;
 mod operations;
 mod predict;
 mod real_data;
+mod runs;
 mod support;

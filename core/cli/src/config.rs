@@ -1,7 +1,7 @@
 //! `mie config`.
 
 mod check;
-mod diff;
+pub(crate) mod diff;
 mod explain;
 mod resolve;
 mod schema;
@@ -48,7 +48,7 @@ fn experiment_file(path: &Path) -> PathBuf {
 }
 
 /// Writes a value for people; an optional one can be absent.
-fn value_in_words(value: &Value) -> String {
+pub(crate) fn value_in_words(value: &Value) -> String {
     if value.is_null() { "absent".to_owned() } else { inline_toml(value) }
 }
 

@@ -22,11 +22,13 @@ mod environment;
 mod eval;
 mod format;
 mod interrupt;
+mod new;
 mod panics;
 mod phases;
 mod plugins;
 mod predict;
 mod progress;
+mod runs;
 mod table;
 mod tables;
 mod terminal;
@@ -66,6 +68,9 @@ enum Command {
     Eval(eval::Eval),
     Predict(predict::Predict),
     Table(table::Table),
+    /// Lists runs, or compares some of them
+    #[command(subcommand)]
+    Runs(runs::Runs),
     Plugins(plugins::Plugins),
     /// Checks, explains and compares configurations
     #[command(subcommand)]
@@ -73,6 +78,9 @@ enum Command {
     /// Checks a dataset against its description, or fetches one
     #[command(subcommand)]
     Data(data::Data),
+    /// Writes what a plugin of your own starts from
+    #[command(subcommand)]
+    New(new::New),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
 }
@@ -110,9 +118,11 @@ fn run(command: &Command, shell: &mut Shell) -> Result<ExitCode> {
         Command::Eval(command) => command.run(shell)?,
         Command::Predict(command) => command.run(shell)?,
         Command::Table(command) => command.run(shell)?,
+        Command::Runs(command) => command.run(shell)?,
         Command::Plugins(command) => command.run(shell)?,
         Command::Config(command) => command.run(shell)?,
         Command::Data(command) => command.run(shell)?,
+        Command::New(command) => command.run(shell)?,
         Command::Doctor(command) => command.run(shell),
         Command::Completions(command) => command.run(Arguments::command(), shell)?,
     };

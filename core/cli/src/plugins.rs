@@ -30,7 +30,7 @@ pub(crate) struct Plugins {
 }
 
 /// Reads the name of a family.
-fn family(text: &str) -> Result<Family, String> {
+pub(crate) fn family(text: &str) -> Result<Family, String> {
     Family::ALL.into_iter().find(|family| family.name() == text).ok_or_else(|| {
         let names = Family::ALL.map(Family::name);
         let meant = closest(text, names).map_or_else(String::new, did_you_mean);

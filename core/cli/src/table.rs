@@ -5,9 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use mie_core::{Error, Result};
-use mie_record::RunDir;
 
-use crate::arguments::runs_dir;
+use crate::runs::found;
 use crate::terminal::Shell;
 
 /// Compares finished runs, each experiment over its seeds
@@ -38,7 +37,7 @@ enum Format {
 
 impl Table {
     pub(crate) fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
-        let comparison = mie_report::compare(&self.found()?);
+        let comparison = mie_report::compare(&found(&self.runs)?);
         let text = match self.format {
             Format::Text => comparison.text(shell.width()),
             Format::Markdown => comparison.markdown(),
@@ -49,25 +48,5 @@ impl Table {
         };
         shell.text(&text);
         Ok(ExitCode::SUCCESS)
-    }
-
-    /// Finds the runs, each once, in the order of the folders that hold them.
-    fn found(&self) -> Result<Vec<RunDir>> {
-        let folders = if self.runs.is_empty() { vec![runs_dir(None)] } else { self.runs.clone() };
-        let mut found = Vec::new();
-        for folder in folders {
-            if !folder.is_dir() {
-                return Err(Error::refused(
-                    format!("there is no folder `{}`", folder.display()),
-                    "name run directories or a folder of them, or start a run with `mie train`",
-                ));
-            }
-            for run in RunDir::list(&folder)? {
-                if !found.contains(&run) {
-                    found.push(run);
-                }
-            }
-        }
-        Ok(found)
     }
 }

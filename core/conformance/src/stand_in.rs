@@ -426,10 +426,7 @@ impl TinyRun {
             if !spec.present.contains(name) {
                 x = x.f_zeros_like()?;
             }
-            let probe = match &mut probe {
-                Some(probe) => Some(&mut **probe as &mut dyn Probe),
-                None => None,
-            };
+            let probe = probe.as_mut().map(|probe| &mut **probe as &mut dyn Probe);
             let statistics = spec.statistics.unwrap_or(Statistics::Update);
             let mut pass = Pass { statistics, probe };
             let feature = encoder.forward(&x, &mut pass)?.f_relu()?;
@@ -541,10 +538,7 @@ impl RunOps for TinyRun {
         each: &mut dyn FnMut(&Outputs, &Tensor) -> Result<()>,
     ) -> Result<()> {
         for step in 0..BATCHES {
-            let probe = match &mut probe {
-                Some(probe) => Some(&mut **probe as &mut dyn Probe),
-                None => None,
-            };
+            let probe = probe.as_mut().map(|probe| &mut **probe as &mut dyn Probe);
             let outputs = self.outputs(&request.spec, step, probe)?;
             each(&outputs, &self.labels(step))?;
         }

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -96,7 +97,16 @@ impl RunDir {
             .truncate(false)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        match file.try_lock() {
+        // Who only asks for the holder has it for an instant.
+        let mut taken = file.try_lock();
+        for _ in 0..5 {
+            if !matches!(taken, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            taken = file.try_lock();
+        }
+        match taken {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -113,6 +123,19 @@ impl RunDir {
             .and_then(|()| file.write_all(holder.as_bytes()))
             .map_err(Error::io("write", &path))?;
         Ok(RunLock { _file: file })
+    }
+
+    /// Says who holds the run now, as far as the system tells.
+    pub fn holder(&self) -> Option<String> {
+        let mut file = File::open(self.lock_path()).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let named = file.read_to_string(&mut holder).is_ok() && !holder.is_empty();
+                Some(if named { holder } else { "another process".to_owned() })
+            }
+            Ok(()) | Err(TryLockError::Error(_)) => None,
+        }
     }
 
     /// Removes what writes left behind that a kill cut off; only for who holds the lock.

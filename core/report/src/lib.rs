@@ -18,16 +18,20 @@
 //! # }
 //! ```
 //!
+//! [`Overview`] tells where one run stands, finished or not.
+//!
 //! A table does not hide what weakens it. A mark beside an experiment, explained below the table,
 //! says that its weights were selected on the test split, that samples were skipped, that it was
 //! tested on other data, or that several of its runs share a seed; runs that have not finished
 //! are listed. The number of seeds stands in every cell.
 
 mod comparison;
+mod overview;
 mod render;
 #[cfg(test)]
 mod samples;
 mod spread;
 
 pub use comparison::{Comparison, Row, Scores, Unfinished, compare};
+pub use overview::{Overview, Refresh, State};
 pub use spread::Spread;

@@ -1,6 +1,7 @@
 //! `cargo xtask test` and `cargo xtask gen`.
 
 use crate::error::Result;
+use crate::outside;
 use crate::setup;
 use crate::shell::{self, cargo};
 use std::path::Path;
@@ -20,6 +21,10 @@ pub(crate) fn run(root: &Path, fast: bool) -> Result<()> {
         })?;
     }
     step("tests", || shell::run(cargo(root).args(["test", "--workspace"])))?;
+    if !fast {
+        step("a plugin from outside", || outside::existing(root))?;
+        step("new plugins of every family", || outside::new(root))?;
+    }
     println!("all checks passed in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }

@@ -39,7 +39,7 @@ pub(crate) fn run(root: &Path, quick: bool) -> Result<()> {
 }
 
 /// Asks cargo where it builds, which the user may have changed in several ways.
-fn target_folder(root: &Path) -> Result<PathBuf> {
+pub(crate) fn target_folder(root: &Path) -> Result<PathBuf> {
     let mut command = cargo(root);
     let output = shell::capture(command.args(["metadata", "--no-deps", "--format-version", "1"]))?;
     parse_target_folder(&output.stdout)

@@ -17,6 +17,7 @@ mod checks;
 mod demo;
 mod error;
 mod existing;
+mod outside;
 mod python;
 mod recipe;
 mod setup;

@@ -33,7 +33,7 @@ pub(crate) struct Diff {
 impl Diff {
     pub(super) fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
         let (a, b) = (read(&self.a)?, read(&self.b)?);
-        let differences = differences(&a, &b);
+        let differences = differences(&[&a, &b]);
         if self.json {
             let rows: Vec<Value> = differences.iter().map(Difference::json).collect();
             shell.json_page(&json!({
@@ -55,16 +55,16 @@ impl Diff {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<Setting>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<Setting>> {
     let resolved = Resolved::read(&experiment_file(path), &[])?;
     Ok(settings(&resolved.tree()?, &resolved.source))
 }
 
-/// A setting that two experiments have with different values, or only one of them has.
-struct Difference<'a> {
-    path: &'a str,
-    a: Option<&'a Setting>,
-    b: Option<&'a Setting>,
+/// A setting that experiments have with different values, or that some of them do not have.
+pub(crate) struct Difference<'a> {
+    pub(crate) path: &'a str,
+    /// The setting in each of the experiments.
+    pub(crate) sides: Vec<Option<&'a Setting>>,
 }
 
 impl Difference<'_> {
@@ -78,26 +78,25 @@ impl Difference<'_> {
                 },
             )
         };
-        let ((a, a_set_by), (b, b_set_by)) = (side(self.a), side(self.b));
-        let width = a.chars().count().max(b.chars().count()).min(60);
-        format!(
-            "{}\n  {}\n  {}",
-            self.path,
-            format!("A  {a:width$}{a_set_by}").trim_end(),
-            format!("B  {b:width$}{b_set_by}").trim_end()
-        )
+        let sides: Vec<_> = self.sides.iter().copied().map(side).collect();
+        let width = sides.iter().map(|(value, _)| value.chars().count()).max().unwrap_or_default();
+        let width = width.min(60);
+        let lines = sides.iter().zip(["A", "B"]).map(|((value, set_by), name)| {
+            format!("\n  {}", format!("{name}  {value:width$}{set_by}").trim_end())
+        });
+        format!("{}{}", self.path, lines.collect::<String>())
     }
 
     fn json(&self) -> Value {
         let side = |setting: Option<&Setting>| {
             setting.map(|setting| json!({ "value": setting.value, "set_by": setting.set_by }))
         };
-        json!({ "path": self.path, "a": side(self.a), "b": side(self.b) })
+        json!({ "path": self.path, "a": side(self.sides[0]), "b": side(self.sides[1]) })
     }
 }
 
-/// Compares two experiments setting by setting; what is absent counts as not there.
-fn differences<'a>(a: &'a [Setting], b: &'a [Setting]) -> Vec<Difference<'a>> {
+/// Compares experiments setting by setting; what is absent counts as not there.
+pub(crate) fn differences<'a>(experiments: &[&'a [Setting]]) -> Vec<Difference<'a>> {
     let by_path = |settings: &'a [Setting]| -> BTreeMap<&'a str, &'a Setting> {
         settings
             .iter()
@@ -105,19 +104,25 @@ fn differences<'a>(a: &'a [Setting], b: &'a [Setting]) -> Vec<Difference<'a>> {
             .map(|setting| (setting.path.as_str(), setting))
             .collect()
     };
-    let (a, b) = (by_path(a), by_path(b));
-    let paths: BTreeSet<&str> = a.keys().chain(b.keys()).copied().collect();
+    let experiments: Vec<_> = experiments.iter().map(|settings| by_path(settings)).collect();
+    let paths: BTreeSet<&str> = experiments.iter().flat_map(|one| one.keys().copied()).collect();
     paths
         .iter()
-        .map(|&path| Difference { path, a: a.get(path).copied(), b: b.get(path).copied() })
-        .filter(|Difference { path, a, b }| match (a, b) {
-            (Some(a), Some(b)) if a.value == b.value => false,
-            (Some(a), Some(b)) if *path == "name" => a.set_by.is_some() && b.set_by.is_some(),
-            (Some(_), Some(_)) => true,
-            // An empty table or list is told by what the other one holds.
-            _ => !paths
-                .iter()
-                .any(|other| other.strip_prefix(*path).is_some_and(|below| below.starts_with('.'))),
+        .map(|&path| {
+            let sides = experiments.iter().map(|one| one.get(path).copied()).collect();
+            Difference { path, sides }
+        })
+        .filter(|Difference { path, sides }| {
+            let there: Vec<&Setting> = sides.iter().copied().flatten().collect();
+            if there.len() < sides.len() {
+                // An empty table or list is told by what the other one holds.
+                return !paths.iter().any(|other| {
+                    other.strip_prefix(*path).is_some_and(|below| below.starts_with('.'))
+                });
+            }
+            let differ = there.iter().any(|setting| setting.value != there[0].value);
+            let given = there.iter().all(|setting| setting.set_by.is_some());
+            differ && (*path != "name" || given)
         })
         .collect()
 }
@@ -146,7 +151,7 @@ mod tests {
         let a = listed(&["optimizer={ name = 'a', rate = 0.5 }", "shares={}"], defaults());
         let mut b = listed(&["optimizer={ name = 'b' }", "steps=[{ name = 's' }]"], defaults());
         b.extend(listed(&["shares.x=1"], json!({})));
-        let texts: Vec<String> = differences(&a, &b).iter().map(Difference::text).collect();
+        let texts: Vec<String> = differences(&[&a, &b]).iter().map(Difference::text).collect();
         assert_eq!(
             texts,
             [
@@ -161,22 +166,22 @@ mod tests {
             ]
         );
         assert_eq!(
-            differences(&a, &b)[2].json(),
+            differences(&[&a, &b])[2].json(),
             json!({
                 "path": "shares.x",
                 "a": null,
                 "b": { "value": 1, "set_by": { "place": "--set shares.x=1", "line": null } },
             })
         );
-        assert!(differences(&a, &a).is_empty());
+        assert!(differences(&[&a, &a]).is_empty());
     }
 
     #[test]
     fn a_name_counts_only_where_somebody_gave_it() {
         let given = |name: &str| listed(&[&format!("name={name}")], json!({}));
         let made = |name: &str| listed(&[], json!({ "name": name }));
-        assert_eq!(differences(&given("a"), &given("b")).len(), 1);
-        assert!(differences(&made("a"), &given("b")).is_empty());
-        assert!(differences(&made("a"), &made("b")).is_empty());
+        assert_eq!(differences(&[&given("a"), &given("b")]).len(), 1);
+        assert!(differences(&[&made("a"), &given("b")]).is_empty());
+        assert!(differences(&[&made("a"), &made("b")]).is_empty());
     }
 }

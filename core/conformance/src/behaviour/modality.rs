@@ -125,11 +125,11 @@ impl Filled {
     }
 
     fn buffers(&mut self) -> SampleBuffers<'_> {
-        let buffer = |column| match column {
-            &mut Column::F32(ref mut values) => Buffer::F32(values),
-            &mut Column::I64(ref mut values) => Buffer::I64(values),
-        };
-        SampleBuffers(self.0.iter_mut().map(buffer).collect())
+        let columns = self.0.iter_mut().map(|column| match column {
+            Column::F32(values) => Buffer::F32(values),
+            Column::I64(values) => Buffer::I64(values),
+        });
+        SampleBuffers(columns.collect())
     }
 
     fn bits(&self) -> Vec<Vec<u64>> {

@@ -1,0 +1,2 @@
+//! Plugins for mie: a file each.
+

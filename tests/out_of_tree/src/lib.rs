@@ -1,0 +1,3 @@
+//! A gradient modifier that mie knows nothing of.
+
+pub mod centralise;
