@@ -141,7 +141,10 @@ impl Error {
     /// Process exit status: 2 when the user's configuration is at fault, 1 for a failed run.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Config { .. } | Self::Range { .. } | Self::Refused { .. } => 2,
+            Self::Config { .. }
+            | Self::Range { .. }
+            | Self::Refused { .. }
+            | Self::Record(mie_record::Error::NotARun { .. }) => 2,
             Self::Plugin { source, .. } => source.exit_status(),
             _ => 1,
         }

@@ -451,7 +451,7 @@ fn an_evaluation_gives_the_scores_of_the_summary() {
     let out = desk.run(&["eval", &shown], 0).out;
     assert_eq!(accuracies_in(&out), accuracies(&summary), "{out}");
 
-    let refused = desk.run(&["eval", "runs"], 1);
+    let refused = desk.run(&["eval", "runs"], 2);
     assert!(refused.err.starts_with("error: runs: no `manifest.json` here"), "{}", refused.err);
 }
 

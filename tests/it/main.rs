@@ -19,6 +19,7 @@ mod engine;
 mod faults;
 mod generated;
 mod layering;
+mod messages;
 mod operations;
 mod predict;
 mod real_data;

@@ -120,7 +120,7 @@ fn what_cannot_be_predicted_is_refused_in_words() {
     assert!(refusal(&[], 2).contains("nothing to predict; name files as MODALITY=FILE"));
     assert!(refusal(&["--split", "test"], 2).contains("its test split is still locked"));
     let unknown = refusal(&["stong=0-strong"], 2);
-    assert!(unknown.contains("did you mean `strong`? it has `strong`, `weak`"), "{unknown}");
+    assert!(unknown.contains("did you mean `strong`? name one of `strong`, `weak`"), "{unknown}");
     assert!(refusal(&["strong=absent"], 1).contains("cannot read absent"));
     desk.write("short", "1 2 3");
     let short = refusal(&["strong=short"], 1);

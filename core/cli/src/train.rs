@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use mie_core::Result;
-use mie_core::config::Resolved;
+use mie_core::config::{Resolved, Setting, settings};
 use mie_core::engine::{self, Existing, Outcome, TrainOptions};
-use mie_record::{Cost, Summary};
+use mie_record::{Cost, RunDir, Summary};
 
 use crate::arguments::{DataDir, DeviceChoice, Overrides, runs_dir};
+use crate::config::diff::{self, differences};
+use crate::config::value_in_words;
 use crate::format::{duration, grouped, shell_path, shell_word};
 use crate::interrupt::Interruptible;
 use crate::progress::{JsonLines, Progress};
@@ -76,6 +78,11 @@ impl Train {
             existing: if self.resume { Existing::Resume } else { Existing::Refuse },
             commit: option_env!("MIE_COMMIT").map(str::to_owned),
         };
+        if self.resume
+            && let Some(warning) = left_behind(&resolved, &options)?
+        {
+            shell.warning(&warning);
+        }
         if self.json {
             let mut lines = JsonLines::new(shell);
             let outcome = engine::train(&resolved, &options, &mut Interruptible::new(&mut lines)?)?;
@@ -113,6 +120,41 @@ impl Train {
         }
         words.join(" ")
     }
+}
+
+/// Says when there is nothing to resume, but an unfinished run of other settings.
+///
+/// No error: a job of a sweep that always asks to resume starts beside the others.
+fn left_behind(resolved: &Resolved, options: &TrainOptions) -> Result<Option<String>> {
+    let runs = options.runs_dir.join(&resolved.experiment.name);
+    if !runs.is_dir() || RunDir::open(&runs.join(resolved.fingerprint()?)).is_ok() {
+        return Ok(None);
+    }
+    let here = settings(&resolved.tree()?, &resolved.source);
+    for run in RunDir::list(&runs)? {
+        let (Ok(manifest), Ok(None)) = (run.read_manifest(), run.read_summary()) else { continue };
+        if manifest.seed != resolved.experiment.seed {
+            continue;
+        }
+        // A damaged run is not what was meant.
+        let Ok(there) = diff::read(run.path()) else { continue };
+        let differing: Vec<String> = differences(&[&there, &here])
+            .into_iter()
+            .map(|difference| {
+                let value = |side: Option<&Setting>| {
+                    side.map_or_else(|| "absent".to_owned(), |it| value_in_words(&it.value))
+                };
+                let [there, here] = [0, 1].map(|side| value(difference.sides[side]));
+                format!("{} ({there} there, {here} here)", difference.path)
+            })
+            .collect();
+        return Ok(Some(format!(
+            "nothing to resume, so a new run is started: {} is not finished, but differs in {}",
+            run.path().display(),
+            differing.join(", ")
+        )));
+    }
+    Ok(None)
 }
 
 fn interrupted(shell: &mut Shell) -> ExitCode {

@@ -61,9 +61,10 @@ impl DataSource {
         let mut modalities: BTreeMap<String, Arc<dyn Modality>> = BTreeMap::new();
         for (name, section) in &experiment.modalities {
             if !known.contains(name) {
+                let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
                 return Err(Error::refused(
-                    format!("dataset `{dataset_name}` has no modality `{name}`, but {known:?}"),
-                    format!("rename the table `modalities.{name}` to one of them"),
+                    format!("dataset `{dataset_name}` has no modality `{name}`"),
+                    format!("rename the table `modalities.{name}` to one of {}", known.join(", ")),
                 ));
             }
             let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());

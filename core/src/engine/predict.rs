@@ -169,7 +169,7 @@ impl Decoders {
                 let known: Vec<String> = known().map(|name| format!("`{name}`")).collect();
                 return Err(Error::refused(
                     format!("the model has no modality `{name}`"),
-                    format!("{meant}it has {}", known.join(", ")),
+                    format!("{meant}name one of {}", known.join(", ")),
                 ));
             }
             if sample.files.is_empty() {
