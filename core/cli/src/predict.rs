@@ -13,22 +13,27 @@ use crate::arguments::{DataDir, DeviceChoice, Overrides};
 use crate::tables;
 use crate::terminal::Shell;
 
+const EXAMPLES: &str = "\
+Examples:
+  mie predict RUN audio=seven.wav image=seven.png
+  mie predict RUN audio=seven.wav
+  mie predict RUN --list samples.csv --format csv
+  mie predict RUN --split valid --format json";
+
 /// Column of a list that names its samples.
 const SAMPLE: &str = "sample";
 
 /// Predicts samples by the selected weights of a run
 ///
-/// Samples come as files, one for each modality, which need not be of any dataset:
+/// Samples come as files, one for each modality, which need not be of any dataset; as a CSV list
+/// whose header names modalities and whose rows name files, relative to the list (a column
+/// `sample`, if there is one, names the samples); or as a split of the run's dataset. A folder
+/// stands for its files in the order of their names.
 ///
-///     mie predict runs/av_digits/mie/seed0-1f audio=seven.wav image=seven.png
-///
-/// as a CSV list whose header names modalities and whose rows name files, relative to the list
-/// (a column `sample`, if there is one, names the samples); or as a split of the run's dataset. A
-/// folder stands for its files in the order of their names. Modalities may be missing: the joint
-/// decision is then made on the others, or, by a fusion that needs all of them, with what stands
-/// for a missing modality in training; what was done is said.
+/// Modalities may be missing: the joint decision is then made on the others, or, by a fusion that
+/// needs all of them, with what stands for a missing modality in training; what was done is said.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub(crate) struct Predict {
     /// Run directory, as `mie train` names it
     #[arg(value_name = "RUN")]
