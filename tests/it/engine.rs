@@ -331,7 +331,7 @@ fn the_released_variant_runs_and_is_marked_as_oracle() {
 }
 
 #[test]
-fn a_loss_that_diverges_stops_the_run_with_step_and_term() {
+fn a_loss_that_diverges_stops_the_run_with_step_term_and_tensor() {
     let resolved =
         experiment(SMALL, &["optimizer={ name = 'sgd', learning_rate = 1e30 }"]).unwrap();
     let runs = tempfile::tempdir().unwrap();
@@ -339,6 +339,7 @@ fn a_loss_that_diverges_stops_the_run_with_step_and_term() {
         train_in(runs.path(), &resolved, Existing::Refuse, &mut Watcher::default()).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("is not finite at step"), "{error}");
+    assert!(error.contains("it is NaN, and so is the feature of `strong`;"), "{error}");
     assert!(error.contains("`unimodal.strong`") || error.contains("gradient norm"), "{error}");
 }
 

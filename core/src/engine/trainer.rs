@@ -19,7 +19,7 @@ use super::evaluate::{Evaluation, Settings, evaluate, output_of};
 use super::operations::Operations;
 use super::step::{ALL_GROUPS, Factors, Left, Step, factor};
 use super::{Existing, Observer, StepProgress, TrainOptions};
-use crate::batch::Batch;
+use crate::batch::{Batch, Outputs};
 use crate::config::{Resolved, SelectionSplit};
 use crate::data::{Batches, DataSource, Request, TestAccess, mix};
 use crate::error::{Error, Result, guarded};
@@ -86,6 +86,8 @@ struct Pending {
     learning_rate: f64,
     samples: u64,
     terms: Vec<(String, Tensor)>,
+    /// Of the first pass, to say where a value stopped being finite.
+    outputs: Outputs,
     correct: Vec<(String, Tensor)>,
     gradient_norm: Option<Tensor>,
     group_norms: Vec<(GroupId, Tensor)>,
@@ -466,6 +468,7 @@ impl<'a> Trainer<'a> {
             learning_rate: self.built.optimizer.plugin.learning_rate() * scale,
             samples: batch.len() as u64,
             terms: left.terms,
+            outputs: left.outputs,
             correct,
             gradient_norm: left.gradient_norm,
             group_norms: left.group_norms,
@@ -482,7 +485,7 @@ impl<'a> Trainer<'a> {
             let mut loss = 0.0;
             for (name, value) in &pending.terms {
                 let value = value.double_value(&[]);
-                finite(&format!("loss term `{name}`"), value, pending.at.step)?;
+                finite(&format!("loss term `{name}`"), value, &pending)?;
                 loss += value;
                 *self.cursor.epoch_sums.entry(name.clone()).or_default() +=
                     value * pending.samples as f64;
@@ -491,9 +494,9 @@ impl<'a> Trainer<'a> {
             for (name, hits) in &pending.correct {
                 *self.cursor.epoch_sums.entry(name.clone()).or_default() += hits.double_value(&[]);
             }
-            let gradient_norm = pending.gradient_norm.map(|norm| norm.double_value(&[]));
+            let gradient_norm = pending.gradient_norm.as_ref().map(|norm| norm.double_value(&[]));
             if let Some(norm) = gradient_norm {
-                finite("gradient norm", norm, pending.at.step)?;
+                finite("gradient norm", norm, &pending)?;
             }
             self.latest_loss = Some(loss);
             let read = |(name, value): (String, Tensor)| (name, value.double_value(&[]));
@@ -837,16 +840,33 @@ fn open_directory(resolved: &Resolved, options: &TrainOptions) -> Result<RunDir>
     Ok(run)
 }
 
-fn finite(what: &str, value: f64, step: u64) -> Result<()> {
+fn finite(what: &str, value: f64, pending: &Pending) -> Result<()> {
     if value.is_finite() {
         return Ok(());
     }
     Err(Error::NonFinite {
         what: what.to_owned(),
-        step,
+        step: pending.at.step,
         detail: format!(
-            "it is {value}; lower the learning rate or the SAM radius, or check the inputs. No \
-             checkpoint holds this step"
+            "it is {value}, and {}; lower the learning rate or the SAM radius, or check the \
+             inputs. No checkpoint holds this step",
+            first_not_finite(pending)?
         ),
     })
+}
+
+/// Names the first tensor on a step's way from features to gradients that is not finite.
+fn first_not_finite(pending: &Pending) -> Result<String> {
+    let outputs = &pending.outputs;
+    let features = outputs.features.iter().map(|(name, x)| (format!("the feature of `{name}`"), x));
+    let logits = outputs.logits.iter().map(|(name, x)| (format!("the logits of `{name}`"), x));
+    let joint = outputs.joint.iter().map(|x| ("the joint logits".to_owned(), x));
+    let gradients =
+        pending.group_norms.iter().map(|(group, x)| (format!("the gradient of `{group}`"), x));
+    for (name, tensor) in features.chain(logits).chain(joint).chain(gradients) {
+        if tensor.f_isfinite()?.f_all()?.int64_value(&[]) == 0 {
+            return Ok(format!("so is {name}"));
+        }
+    }
+    Ok("features and logits are finite".to_owned())
 }
