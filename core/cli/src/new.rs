@@ -50,13 +50,12 @@ pub(crate) struct NewPlugin {
     mie: Option<PathBuf>,
 }
 
-/// Words that Rust keeps for itself, as far as they could name a plugin.
-const KEYWORDS: [&str; 39] = [
-    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate",
-    "do", "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl",
-    "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref",
-    "self", "static", "struct", "super", "test",
-];
+/// Words that Rust keeps for itself or that name what every package uses.
+const TAKEN: &str = "\
+    abstract as async await become box break const continue crate do dyn else enum extern false \
+    final fn for gen if impl in let loop macro match mod move mut override priv pub ref self \
+    static struct super test alloc core std mie mie_cli mie_conformance mie_core mie_plugins \
+    serde template_name";
 
 /// Files of a new package: where each goes, and its text.
 const PACKAGE: [(&str, &str); 8] = [
@@ -133,7 +132,19 @@ impl NewPlugin {
         let absolute = std::path::absolute(&folder).map_err(Error::io("find", &folder))?;
         let package = absolute.file_name().unwrap_or_default().to_string_lossy().replace('-', "_");
         let mut files = Vec::new();
-        if !folder.join("Cargo.toml").exists() {
+        if folder.join("Cargo.toml").exists() {
+            for name in ["base.toml", "src/lib.rs"] {
+                if !folder.join(name).is_file() {
+                    return Err(Error::refused(
+                        format!(
+                            "{} is no package that `mie new plugin` wrote: it has no {name}",
+                            folder.display()
+                        ),
+                        "name another folder, and bring the file of the plugin over by hand",
+                    ));
+                }
+            }
+        } else {
             check_name("package", &package)?;
             let mie = mie.display().to_string();
             for (path, text) in PACKAGE {
@@ -192,13 +203,13 @@ impl NewPlugin {
 fn check_name(what: &str, name: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let fits = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain);
-    if fits && !KEYWORDS.contains(&name) && name != "template_name" {
+    if fits && !TAKEN.split(' ').any(|word| word == name) {
         return Ok(());
     }
     Err(Error::refused(
         format!("`{name}` cannot name a {what}"),
-        "take small letters, digits and `_`, a letter first, and no word that Rust keeps, e.g. \
-         `my_method`",
+        "take small letters, digits and `_`, a letter first, and no word that Rust or mie keeps, \
+         e.g. `my_method`",
     ))
 }
 
@@ -252,7 +263,7 @@ mod tests {
 
     #[test]
     fn names_that_rust_cannot_take_are_refused() {
-        for name in ["", "Sam", "3d", "my-method", "a b", "fn", "self", "template_name", "é"] {
+        for name in ["", "Sam", "3d", "my-method", "a b", "fn", "self", "core", "mie_core", "é"] {
             let error = check_name("plugin", name).unwrap_err().to_string();
             assert!(error.starts_with(&format!("`{name}` cannot name a plugin")), "{error}");
         }
