@@ -97,6 +97,34 @@ impl Targets {
         }
     }
 
+    /// Computes the cross-entropy of each sample's `logits` `[batch, classes]`, as `[batch]`.
+    ///
+    /// Mixed targets are mixed as in [`Targets::cross_entropy`].
+    ///
+    /// # Errors
+    /// When the sizes do not fit.
+    pub fn cross_entropy_by_sample(&self, logits: &Tensor) -> Result<Tensor> {
+        let against = |labels: &Tensor| {
+            logits.f_cross_entropy_loss(labels, None::<&Tensor>, Reduction::None, -100, 0.0)
+        };
+        let first = against(&self.labels)?;
+        let Some(mixed) = &self.mixed else { return Ok(first) };
+        let second = against(&mixed.labels)?;
+        Ok(first.f_mul_scalar(mixed.lambda)?.f_add(&second.f_mul_scalar(1.0 - mixed.lambda)?)?)
+    }
+
+    /// Computes the cross-entropy of `logits` as the mean over the samples kept by `rows`
+    /// (`[batch]`, 1 or 0); over all where there are no rows, and 0 where none is kept.
+    ///
+    /// # Errors
+    /// When the sizes do not fit.
+    pub fn cross_entropy_of_rows(&self, logits: &Tensor, rows: Option<&Tensor>) -> Result<Tensor> {
+        let Some(rows) = rows else { return self.cross_entropy(logits) };
+        let kept = rows.f_to_kind(logits.kind())?;
+        let sum = self.cross_entropy_by_sample(logits)?.f_dot(&kept)?;
+        Ok(sum.f_div(&kept.f_sum(None::<Kind>)?.f_clamp_min(1.0)?)?)
+    }
+
     /// Copies the handles, without the mixing when `original` is asked for.
     pub fn share(&self, original: bool) -> Self {
         let mixed = match &self.mixed {
@@ -141,6 +169,9 @@ pub struct Outputs {
     pub logits: ByModality<Tensor>,
     /// Logits on which a joint loss is taken, if the fusion has any. `[batch, classes]`
     pub joint: Option<Tensor>,
+    /// Samples for which the joint logits count, 1 or 0 each, where the fusion chooses some; all
+    /// count otherwise. `[batch]` f32
+    pub rows: Option<Tensor>,
 }
 
 impl Outputs {
@@ -150,7 +181,39 @@ impl Outputs {
             features: share(&self.features),
             logits: share(&self.logits),
             joint: self.joint.as_ref().map(Tensor::shallow_clone),
+            rows: self.rows.as_ref().map(Tensor::shallow_clone),
         }
+    }
+
+    /// Copies the handles, cut off from the graph of gradients.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn detached(&self) -> Result<Self> {
+        let mut outputs = self.share();
+        let tensors = outputs.features.values_mut().chain(outputs.logits.values_mut());
+        for tensor in tensors.chain(&mut outputs.joint).chain(&mut outputs.rows) {
+            *tensor = tensor.f_detach()?;
+        }
+        Ok(outputs)
+    }
+
+    /// Looks the joint logits up.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the fusion has none, or not for the modalities that ran.
+    pub fn joint_logits(&self) -> Result<&Tensor> {
+        self.joint.as_ref().ok_or_else(|| {
+            Error::refused(
+                format!(
+                    "the fusion gives no joint logits for a joint loss when {:?} run: it only \
+                     decides, or needs other modalities too",
+                    self.features.keys().collect::<Vec<_>>()
+                ),
+                "choose a fusion with joint logits (`concat`, `sum`, `average`) and a strategy \
+                 that trains its modalities together, or the objective `unimodal_ce`",
+            )
+        })
     }
 
     /// Looks the logits of a modality up.

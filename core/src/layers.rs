@@ -31,12 +31,34 @@ pub struct Pass<'a> {
     pub statistics: Statistics,
     /// Receives layer inputs.
     pub probe: Option<&'a mut dyn Probe>,
+    /// What a pass for a gradient knows besides its inputs; absent in evaluation.
+    pub training: Option<TrainingPass<'a>>,
 }
 
-impl Pass<'_> {
+/// What a pass for a gradient knows besides its inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainingPass<'a> {
+    /// Classes of the batch. `[batch]` i64
+    pub labels: &'a Tensor,
+    /// Names the random draws of this pass: a [`crate::random::Seed`] of its own.
+    pub draw: u64,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass that does this to statistics, without probe, and without knowing of a step.
+    pub fn of(statistics: Statistics) -> Self {
+        Pass { statistics, probe: None, training: None }
+    }
+
     /// An evaluation pass: running statistics, no dropout, no probe.
     pub fn evaluation() -> Self {
-        Pass { statistics: Statistics::Running, probe: None }
+        Pass::of(Statistics::Running)
+    }
+
+    /// The same pass with a probe.
+    #[must_use]
+    pub fn probed(self, probe: Option<&'a mut dyn Probe>) -> Self {
+        Pass { probe, ..self }
     }
 
     /// Whether layers behave as in training (dropout on).
@@ -342,7 +364,7 @@ mod tests {
         with_builder(|at| {
             let layer = BatchNorm::new(&at.sub("bn"), 3, Initial::Constant(1.0)).unwrap();
             let x = Tensor::randn([4, 3, 5, 5], FLOAT_CPU) * 3.0 + 1.0;
-            let run = |statistics| layer.forward(&x, &Pass { statistics, probe: None }).unwrap();
+            let run = |statistics| layer.forward(&x, &Pass::of(statistics)).unwrap();
             let kept = run(Statistics::Keep);
             assert_eq!(layer.running_mean, Tensor::zeros([3], FLOAT_CPU));
             let updated = run(Statistics::Update);
@@ -357,7 +379,7 @@ mod tests {
             let layer = BatchNorm::new(&at.sub("bn"), 3, Initial::Constant(1.0)).unwrap();
             let run = |size: &[i64], statistics| {
                 let x = Tensor::ones(size, FLOAT_CPU);
-                layer.forward(&x, &Pass { statistics, probe: None })
+                layer.forward(&x, &Pass::of(statistics))
             };
             for size in [&[1i64, 3][..], &[1, 3, 1, 1], &[0, 3, 4, 4]] {
                 for statistics in [Statistics::Update, Statistics::Keep] {

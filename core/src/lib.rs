@@ -12,7 +12,7 @@
 //! 5. [`engine`] runs phases: steps, evaluation with [`metrics`], checkpoints, the run record.
 //! 6. [`projection`] computes the flat-gradient projection from a covariance.
 //!
-//! [`landscape`] looks at the loss around finished weights. Plugins import [`prelude`].
+//! [`imbalance`] measures how far modalities are apart; [`landscape`] looks at the loss around finished weights. Plugins import [`prelude`].
 
 pub mod batch;
 pub mod catalogue;
@@ -23,6 +23,7 @@ pub mod engine;
 pub mod error;
 pub mod family;
 mod hash;
+pub mod imbalance;
 pub mod landscape;
 pub mod layers;
 pub mod metrics;

@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::batch::{Batch, ByModality, Named, Outputs, Spec};
 use crate::config::{Experiment, HeadRelu, HeadSection};
 use crate::error::{Error, Result, guarded};
-use crate::family::{Encoder, Fusion, FusionContext, TensorLayout};
-use crate::layers::{Layer, Linear, Pass, Probe, Statistics};
+use crate::family::{Encoder, Fusion, FusionContext, Joint, TensorLayout};
+use crate::layers::{Layer, Linear, Pass, Probe, Statistics, TrainingPass};
 use crate::parameters::{Builder, GroupId, Parameters};
 use crate::random::Seed;
 
@@ -128,7 +128,18 @@ impl Model {
             encoders.insert(name.clone(), encoder);
         }
         let heads = build_heads(&experiment.head, &widths, classes, &at)?;
-        let context = |group| FusionContext { widths: widths.clone(), classes, at: at(group) };
+        let channels: ByModality<Vec<Option<i64>>> = encoders
+            .iter()
+            .map(|(name, encoder): (&String, &Box<dyn Encoder>)| {
+                (name.clone(), (0..encoder.stages()).map(|stage| encoder.channels(stage)).collect())
+            })
+            .collect();
+        let context = |group| FusionContext {
+            widths: widths.clone(),
+            channels: channels.clone(),
+            classes,
+            at: at(group),
+        };
         let fusion_name = format!("fusion `{}`", experiment.fusion.typetag_name());
         let before = store.borrow().ids();
         let fusion = guarded(&fusion_name, || experiment.fusion.build(&context(GroupId::Fusion)))?;
@@ -174,6 +185,19 @@ impl Model {
         !matches!(self.heads, Heads::None)
     }
 
+    /// Whether all modalities share one head.
+    pub fn shares_head(&self) -> bool {
+        matches!(self.heads, Heads::Shared(_))
+    }
+
+    /// Layers of the head that all modalities share, in forward order.
+    pub fn shared_head(&self) -> Vec<Layer> {
+        match &self.heads {
+            Heads::Shared(head) => head.layers().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Groups that training `modalities` moves: their own, and what they share.
     pub fn groups_of(&self, modalities: &[String], parameters: &Parameters) -> BTreeSet<GroupId> {
         parameters
@@ -196,74 +220,147 @@ impl Model {
 
     /// Runs the modalities of `spec` on `batch`.
     ///
-    /// Modalities whose encoder is not in `active` run in evaluation mode, whatever `statistics`
-    /// says; gradients may still pass through them. So does a fusion that has weights and none of
-    /// them in `active`.
+    /// Modalities whose encoder is not among the active groups run in evaluation mode, whatever
+    /// the statistics asked for; gradients may still pass through them. So does a fusion that has
+    /// weights and none of them active.
     ///
     /// # Errors
     /// Names the modality and plugin whose tensors do not fit.
-    pub fn forward(
+    pub fn forward<'a>(
+        &self,
+        batch: &'a Batch,
+        spec: &Spec,
+        mut how: Running<'a>,
+    ) -> Result<Outputs> {
+        let _guard = (!spec.gradients).then(no_grad_guard);
+        let training = how.draw.map(|draw| TrainingPass { labels: &batch.targets.labels, draw });
+        let fusion_trains = self.fusion_groups.is_empty()
+            || how.active.is_none_or(|groups| !self.fusion_groups.is_disjoint(groups));
+        let fusion_statistics = if fusion_trains { how.statistics } else { Statistics::Running };
+        let mut outputs = Outputs::default();
+        if self.fusion.taps() {
+            let samples = batch.len() as i64;
+            let mut pass = Pass { statistics: fusion_statistics, probe: None, training };
+            self.tapped(batch, spec, &mut how, samples, &mut pass, &mut outputs)?;
+        } else {
+            for name in &spec.run {
+                let key =
+                    (name.clone(), spec.present.contains(name), how.statistics, spec.gradients);
+                if how.probe.is_none()
+                    && let Some(made) =
+                        how.branches.as_ref().and_then(|branches| branches.made.get(&key))
+                {
+                    outputs.take(name, made.share());
+                    continue;
+                }
+                let mut stream = self.input(batch, spec, name)?;
+                for stage in 0..self.encoders[name].stages() {
+                    stream = self.stage(name, stage, stream, &mut how)?;
+                }
+                let branch = self.branch(name, &stream, &mut how)?;
+                if let Some(branches) = &mut how.branches {
+                    branches.made.insert(key, branch.share());
+                }
+                outputs.take(name, branch);
+            }
+        }
+        let mut pass = Pass { statistics: fusion_statistics, probe: how.probe, training };
+        let joint = guarded(&self.fusion_name, || {
+            self.fusion.joint(&outputs.features, &outputs.logits, &mut pass)
+        })?;
+        if let Some(Joint { logits, rows }) = joint {
+            (outputs.joint, outputs.rows) = (Some(logits), rows);
+        }
+        Ok(outputs)
+    }
+
+    /// Runs all encoders stage by stage, the fusion acting in between.
+    fn tapped(
         &self,
         batch: &Batch,
         spec: &Spec,
-        statistics: Statistics,
-        active: Option<&BTreeSet<GroupId>>,
-        mut probe: Option<&mut dyn Probe>,
-    ) -> Result<Outputs> {
-        let _guard = (!spec.gradients).then(no_grad_guard);
+        how: &mut Running<'_>,
+        samples: i64,
+        fusion_pass: &mut Pass<'_>,
+        outputs: &mut Outputs,
+    ) -> Result<()> {
         let mut streams: ByModality<Named> = BTreeMap::new();
         for name in &spec.run {
-            let input = batch.inputs.get(name).ok_or_else(|| {
-                Error::Bug(format!("modality `{name}` was not loaded for this batch"))
-            })?;
-            let input =
-                if spec.present.contains(name) { input.clone() } else { self.filled(name, input)? };
-            streams.insert(name.clone(), input);
+            streams.insert(name.clone(), self.input(batch, spec, name)?);
         }
-        let statistics_of = |name: &str| {
-            let trained =
-                active.is_none_or(|groups| groups.contains(&GroupId::Encoder(name.to_owned())));
-            if trained { statistics } else { Statistics::Running }
-        };
-        let fusion_trains = self.fusion_groups.is_empty()
-            || active.is_none_or(|groups| !self.fusion_groups.is_disjoint(groups));
-        let fusion_statistics = if fusion_trains { statistics } else { Statistics::Running };
         let stages =
             spec.run.iter().map(|name| self.encoders[name].stages()).max().unwrap_or_default();
         for stage in 0..stages {
             for name in &spec.run {
-                let encoder = &self.encoders[name];
-                if stage < encoder.stages()
+                if stage < self.encoders[name].stages()
                     && let Some(x) = streams.remove(name)
                 {
-                    let mut pass =
-                        Pass { statistics: statistics_of(name), probe: reborrow(&mut probe) };
-                    let y = guarded(&format!("encoder of `{name}`"), || {
-                        encoder.stage(stage, x, &mut pass)
-                    })?;
+                    let y = self.stage(name, stage, x, how)?;
                     streams.insert(name.clone(), y);
                 }
             }
-            let mut pass = Pass { statistics: fusion_statistics, probe: reborrow(&mut probe) };
-            guarded(&self.fusion_name, || self.fusion.tap(stage, &mut streams, &mut pass))?;
+            guarded(&self.fusion_name, || {
+                self.fusion.tap(stage, &mut streams, samples, fusion_pass)
+            })?;
         }
-        let mut outputs = Outputs::default();
         for (name, stream) in streams {
-            let mut pass = Pass { statistics: statistics_of(&name), probe: reborrow(&mut probe) };
-            let mut feature = stream.value()?.shallow_clone();
-            if let Some(projection) = self.projections.get(&name) {
-                feature = projection.forward(&feature, &mut pass)?;
-            }
-            if let Some(head) = self.heads.of(&name) {
-                outputs.logits.insert(name.clone(), head.forward(&feature, &mut pass)?);
-            }
-            outputs.features.insert(name, feature);
+            let branch = self.branch(&name, &stream, how)?;
+            outputs.take(&name, branch);
         }
-        let mut pass = Pass { statistics: fusion_statistics, probe };
-        outputs.joint = guarded(&self.fusion_name, || {
-            self.fusion.joint(&outputs.features, &outputs.logits, &mut pass)
+        Ok(())
+    }
+
+    fn input(&self, batch: &Batch, spec: &Spec, name: &str) -> Result<Named> {
+        let input = batch.inputs.get(name).ok_or_else(|| {
+            Error::Bug(format!("modality `{name}` was not loaded for this batch"))
         })?;
-        Ok(outputs)
+        if spec.present.contains(name) { Ok(input.clone()) } else { self.filled(name, input) }
+    }
+
+    fn stage(&self, name: &str, stage: usize, x: Named, how: &mut Running<'_>) -> Result<Named> {
+        let mut pass = how.pass_of(name);
+        guarded(&format!("encoder of `{name}`"), || self.encoders[name].stage(stage, x, &mut pass))
+    }
+
+    /// What follows a modality's encoder: its projection and head.
+    fn branch(&self, name: &str, stream: &Named, how: &mut Running<'_>) -> Result<Branch> {
+        if let Some(branches) = &mut how.branches {
+            branches.computed += 1;
+        }
+        let mut pass = how.pass_of(name);
+        let mut feature = stream.value()?.shallow_clone();
+        if let Some(projection) = self.projections.get(name) {
+            feature = projection.forward(&feature, &mut pass)?;
+        }
+        let logits =
+            self.heads.of(name).map(|head| head.forward(&feature, &mut pass)).transpose()?;
+        Ok(Branch { feature, logits })
+    }
+
+    /// Joint logits for each modality alone, the features of the others set to 0.
+    ///
+    /// # Errors
+    /// When the tensors do not fit; [`Error::Refused`] when the fusion has no joint logits.
+    pub fn responses(&self, outputs: &Outputs) -> Result<ByModality<Tensor>> {
+        let _guard = no_grad_guard();
+        let alone = |tensors: &ByModality<Tensor>, kept: &str| -> Result<ByModality<Tensor>> {
+            let only = |(name, x): (&String, &Tensor)| {
+                let x = if name == kept { x.shallow_clone() } else { x.f_zeros_like()? };
+                Ok((name.clone(), x))
+            };
+            tensors.iter().map(only).collect()
+        };
+        let mut responses = ByModality::new();
+        for name in outputs.features.keys() {
+            let features = alone(&outputs.features, name)?;
+            let logits = alone(&outputs.logits, name)?;
+            let joint = guarded(&self.fusion_name, || {
+                self.fusion.joint(&features, &logits, &mut Pass::evaluation())
+            })?;
+            let joint = Outputs { joint: joint.map(|joint| joint.logits), ..outputs.share() };
+            responses.insert(name.clone(), joint.joint_logits()?.shallow_clone());
+        }
+        Ok(responses)
     }
 
     /// Unimodal class probabilities: from heads, or else from an additive fusion's split.
@@ -291,6 +388,71 @@ impl Model {
                 .map(|(key, tensor)| Ok((key.clone(), fill(tensor)?)))
                 .collect::<Result<_>>()?,
         ))
+    }
+}
+
+/// How to run a model on a batch.
+pub struct Running<'a> {
+    /// What normalisation layers do.
+    pub statistics: Statistics,
+    /// Groups that are trained; all where absent.
+    pub active: Option<&'a BTreeSet<GroupId>>,
+    /// Receives layer inputs.
+    pub probe: Option<&'a mut dyn Probe>,
+    /// Names the random draws of a pass for a gradient; absent in evaluation.
+    pub draw: Option<u64>,
+    /// What modalities gave in earlier passes of this batch at these weights; each is computed once
+    /// for all passes that ask the same of it.
+    pub branches: Option<&'a mut Branches>,
+}
+
+impl<'a> Running<'a> {
+    /// Every group, no probe, no draws.
+    pub fn of(statistics: Statistics) -> Self {
+        Self { statistics, active: None, probe: None, draw: None, branches: None }
+    }
+
+    /// The same with a probe.
+    #[must_use]
+    pub fn probed(self, probe: Option<&'a mut dyn Probe>) -> Self {
+        Self { probe, ..self }
+    }
+
+    fn pass_of(&mut self, modality: &str) -> Pass<'_> {
+        let encoder = GroupId::Encoder(modality.to_owned());
+        let trained = self.active.is_none_or(|groups| groups.contains(&encoder));
+        let statistics = if trained { self.statistics } else { Statistics::Running };
+        Pass::of(statistics).probed(reborrow(&mut self.probe))
+    }
+}
+
+/// What modalities gave in passes of one batch: by name, presence, statistics and gradients.
+#[derive(Default)]
+pub struct Branches {
+    made: BTreeMap<(String, bool, Statistics, bool), Branch>,
+    /// Modalities computed so far, each pass counted.
+    pub computed: u64,
+}
+
+/// What one modality gives.
+struct Branch {
+    feature: Tensor,
+    logits: Option<Tensor>,
+}
+
+impl Branch {
+    fn share(&self) -> Self {
+        let logits = self.logits.as_ref().map(Tensor::shallow_clone);
+        Self { feature: self.feature.shallow_clone(), logits }
+    }
+}
+
+impl Outputs {
+    fn take(&mut self, name: &str, branch: Branch) {
+        self.features.insert(name.to_owned(), branch.feature);
+        if let Some(logits) = branch.logits {
+            self.logits.insert(name.to_owned(), logits);
+        }
     }
 }
 
@@ -382,8 +544,7 @@ mod tests {
         let options = HeadSection { hidden: Vec::new(), dropout: 0.25, ..HeadSection::default() };
         let head = Head::new(&at, 4, 3, &options).unwrap();
         let x = Tensor::ones([20_000, 4], tch::kind::FLOAT_CPU);
-        let run =
-            |statistics| head.forward(&x, &mut Pass { statistics, probe: None }).unwrap().detach();
+        let run = |statistics| head.forward(&x, &mut Pass::of(statistics)).unwrap().detach();
         let plain = run(Statistics::Running);
         assert_eq!(plain, run(Statistics::Running));
         let thinned = run(Statistics::Update);

@@ -212,6 +212,52 @@ impl Parameters {
         Ok(())
     }
 
+    /// Copies parameters and buffers of some groups out, under their paths.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] when a group does not exist.
+    pub fn export_of(&self, groups: &[GroupId]) -> Result<BTreeMap<String, Tensor>> {
+        let _guard = no_grad_guard();
+        let mut tensors = BTreeMap::new();
+        for id in groups {
+            let group = self
+                .group(id)
+                .ok_or_else(|| Error::Bug(format!("the unknown group `{id}` was asked for")))?;
+            for (path, value) in group.params.iter().chain(&group.buffers) {
+                tensors.insert(path.to_string(), value.f_detach_copy()?);
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Overwrites some parameters and buffers, in place.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when there is no such tensor or it has another size; nothing is written
+    /// then.
+    pub fn overwrite(&self, values: &BTreeMap<String, Tensor>) -> Result<()> {
+        let _guard = no_grad_guard();
+        let mut pairs = Vec::new();
+        for (path, live) in self.tensors() {
+            if let Some(value) = values.get(&**path) {
+                if value.size() != live.size() {
+                    let what = format!("tensor `{path}`");
+                    return Err(Error::shape(what, live.size(), value.size()));
+                }
+                pairs.push((live.shallow_clone(), value));
+            }
+        }
+        if pairs.len() < values.len() {
+            let known: BTreeSet<&str> = self.tensors().map(|(path, _)| &**path).collect();
+            let unknown = values.keys().find(|path| !known.contains(path.as_str()));
+            return Err(Error::shape(format!("tensor {unknown:?}"), "no such tensor", "one"));
+        }
+        for (mut live, value) in pairs {
+            live.f_copy_(value)?;
+        }
+        Ok(())
+    }
+
     fn tensors(&self) -> impl Iterator<Item = (&Arc<str>, &Tensor)> {
         self.groups.values().flat_map(|group| group.params.iter().chain(group.buffers.iter()))
     }

@@ -178,7 +178,7 @@ fn a_weight_for_a_term_that_does_not_exist_or_below_zero_is_refused_by_name() {
     };
     let found = error("{ 'unimodal.nobody' = 1.0 }");
     assert!(found.contains("the unknown loss term `unimodal.nobody`"), "{found}");
-    assert!(found.contains(r#"{"unimodal.strong", "unimodal.weak"}"#), "{found}");
+    assert!(found.contains(r#"["unimodal.strong", "unimodal.weak"]"#), "{found}");
     let found = error("{ 'unimodal.weak' = -1.0 }");
     assert!(found.contains("the weight -1 for loss term `unimodal.weak`"), "{found}");
 }
@@ -289,7 +289,7 @@ impl Fusion for TestGate {
         _features: &ByModality<Tensor>,
         _logits: &ByModality<Tensor>,
         pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         if pass.statistics == Statistics::Update {
             let _ = self.seen.shallow_clone().f_add_scalar_(1.0)?;
         }
@@ -415,7 +415,17 @@ struct TestTap {
 impl Persist for TestTap {}
 
 impl Fusion for TestTap {
-    fn tap(&self, stage: usize, x: &mut ByModality<Named>, pass: &mut Pass<'_>) -> Result<()> {
+    fn taps(&self) -> bool {
+        true
+    }
+
+    fn tap(
+        &self,
+        stage: usize,
+        x: &mut ByModality<Named>,
+        _samples: i64,
+        pass: &mut Pass<'_>,
+    ) -> Result<()> {
         let modalities = x.keys().cloned().collect();
         let seen = Tap { stage, modalities, statistics: pass.statistics };
         SEEN.with_borrow_mut(|all| all.push(seen));
@@ -433,7 +443,7 @@ impl Fusion for TestTap {
         _features: &ByModality<Tensor>,
         _logits: &ByModality<Tensor>,
         _pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         Ok(None)
     }
 
@@ -551,6 +561,7 @@ impl Controller for TestAsker {
             drop_last: self.0.drop_last,
             mode: Mode::Evaluation,
             shuffled: true,
+            samples: None,
             spec: Spec::evaluation([self.0.modality.clone()]),
         };
         run.pass(&request, None, &mut |outputs, labels| {

@@ -78,6 +78,7 @@ mod tests {
             load: Load::Best,
             reset_optimizer: true,
             source: Vec::new(),
+            objectives: Vec::new(),
             score: Score::Fused,
         }
     }

@@ -43,13 +43,14 @@ impl Fusion for TemplateName {
         _features: &ByModality<Tensor>,
         logits: &ByModality<Tensor>,
         _pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         if logits.is_empty() {
             return Ok(None);
         }
         let shares = logits.values().map(|z| Ok(z.f_log_softmax(-1, None::<Kind>)?));
         let shares: Vec<Tensor> = shares.collect::<Result<_>>()?;
-        Ok(Some(Tensor::f_stack(&shares, 0)?.f_mean_dim(0i64, false, None::<Kind>)?))
+        let mean = Tensor::f_stack(&shares, 0)?.f_mean_dim(0i64, false, None::<Kind>)?;
+        Ok(Some(Joint::of(mean)))
     }
 
     fn decide(&self, outputs: &Outputs) -> Result<Tensor> {
@@ -57,7 +58,7 @@ impl Fusion for TemplateName {
         let joint = joint.ok_or_else(|| {
             Error::shape("unimodal logits to join", "at least one modality", "none")
         })?;
-        probabilities(&joint)
+        probabilities(&joint.logits)
     }
 }
 

@@ -62,6 +62,7 @@ impl Strategy for TemplateName {
             load: Load::Last,
             reset_optimizer: true,
             source: Vec::new(),
+            objectives: Vec::new(),
             score: Score::Fused,
         }))
     }

@@ -316,6 +316,7 @@ pub fn boundary(moment: Moment, epoch: usize, scores: &[(&str, f64)]) -> Boundar
         trained: Vec::new(),
         source: Vec::new(),
         scores: scores.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        group_norms: BTreeMap::new(),
     }
 }
 
@@ -372,6 +373,8 @@ pub struct TinyRun {
     pub parameters: Parameters,
     /// What plugins told the user.
     pub warnings: Vec<String>,
+    /// What plugins wrote into the record.
+    pub findings: Vec<serde_json::Value>,
     seed: Seed,
     encoders: ByModality<Linear>,
     heads: ByModality<[Linear; 2]>,
@@ -395,7 +398,7 @@ impl TinyRun {
             heads.insert(name, head);
         }
         let parameters = store.into_inner();
-        Self { parameters, warnings: Vec::new(), seed, encoders, heads }
+        Self { parameters, warnings: Vec::new(), findings: Vec::new(), seed, encoders, heads }
     }
 
     /// Classes of the batch of a step. `[8]` i64
@@ -428,7 +431,7 @@ impl TinyRun {
             }
             let probe = probe.as_mut().map(|probe| &mut **probe as &mut dyn Probe);
             let statistics = spec.statistics.unwrap_or(Statistics::Update);
-            let mut pass = Pass { statistics, probe };
+            let mut pass = Pass::of(statistics).probed(probe);
             let feature = encoder.forward(&x, &mut pass)?.f_relu()?;
             let [first, second] = &self.heads[name];
             let hidden = first.forward(&feature, &mut pass)?.f_relu()?;
@@ -485,13 +488,22 @@ impl TinyRun {
             .map(|(name, logits)| Ok((name.clone(), logits.f_div_scalar(2.0)?)))
             .collect::<Result<_>>()?;
         let labels = self.labels(step);
+        let mut layers = Everything::default();
+        self.outputs(&Spec::evaluation(self.modalities()), step, Some(&mut layers))?;
         see(&StepView {
             parameters: &self.parameters,
             outputs: &outputs,
             split: Some(&split),
+            responses: Some(&split),
+            layer_inputs: &layers.0,
             labels: &labels,
+            trained: &self.modalities().into_iter().collect(),
+            seed: self.seed,
             epoch: 0,
+            batch: step % BATCHES,
+            batches: BATCHES,
             step,
+            part: 0,
         })
     }
 
@@ -520,10 +532,12 @@ impl TinyRun {
                 load: Load::Best,
                 reset_optimizer: true,
                 source: Vec::new(),
+                objectives: Vec::new(),
                 score: Score::Fused,
             }],
             terms: modalities.iter().map(|name| format!("unimodal.{name}")).collect(),
             scores,
+            shared_head: Vec::new(),
             batch_size: BATCH as usize,
             training_samples: Some((BATCH as u64 * BATCHES) as usize),
         }
@@ -543,6 +557,61 @@ impl RunOps for TinyRun {
             each(&outputs, &self.labels(step))?;
         }
         Ok(())
+    }
+
+    fn evaluate(&mut self, _split: Split) -> Result<BTreeMap<String, f64>> {
+        let mut scores = BTreeMap::new();
+        let spec = Spec::evaluation(self.modalities());
+        for step in 0..BATCHES {
+            let outputs = self.outputs(&spec, step, None)?;
+            let targets = Targets { labels: self.labels(step), mixed: None };
+            let fused = outputs.joint.as_ref().map(|joint| ("fused", joint));
+            let own = outputs.logits.iter().map(|(name, logits)| (name.as_str(), logits));
+            for (name, logits) in own.chain(fused) {
+                let hits = logits.f_argmax(-1, false)?.f_eq_tensor(&targets.labels)?;
+                let accuracy = hits.f_to_kind(Kind::Double)?.f_mean(None::<Kind>)?;
+                let loss = targets.cross_entropy(logits)?;
+                for (metric, value) in [("accuracy", accuracy), ("loss", loss)] {
+                    *scores.entry(format!("{name}.{metric}")).or_default() +=
+                        value.double_value(&[]) / BATCHES as f64;
+                }
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Follows the term's gradient for two steps an epoch, with a rate of 0.5.
+    fn trial(
+        &mut self,
+        trial: &Trial,
+        see: &mut dyn FnMut(&mut dyn RunOps) -> Result<()>,
+    ) -> Result<()> {
+        let before = self.parameters.export()?;
+        for step in 0..2 * trial.epochs as u64 {
+            let gradients = self.gradients(step)?;
+            let gradient = gradients.by_term.get(&trial.term).unwrap_or(&gradients.sum);
+            let _guard = no_grad_guard();
+            for (id, gradient) in gradient {
+                if let Some(weight) = self.parameters.value(id) {
+                    let _ = weight.shallow_clone().f_sub_(&gradient.f_mul_scalar(0.5)?)?;
+                }
+            }
+        }
+        see(self)?;
+        self.parameters.import(&before)
+    }
+
+    fn snapshot(&self, groups: &[GroupId]) -> Result<State> {
+        let tensors = self.parameters.export_of(groups)?;
+        Ok(State { tensors, ..State::default() })
+    }
+
+    fn restore(&mut self, snapshot: &State) -> Result<()> {
+        self.parameters.overwrite(&snapshot.tensors)
+    }
+
+    fn note(&mut self, finding: serde_json::Value) {
+        self.findings.push(finding);
     }
 
     fn layers(&self, modality: &str) -> Vec<Layer> {
@@ -571,6 +640,17 @@ impl RunOps for TinyRun {
 
     fn warn(&mut self, message: &str) {
         self.warnings.push(message.to_owned());
+    }
+}
+
+/// Keeps the input of every layer.
+#[derive(Default)]
+struct Everything(BTreeMap<String, Tensor>);
+
+impl Probe for Everything {
+    fn see(&mut self, layer: &Layer, input: &Tensor) -> Result<()> {
+        self.0.insert(layer.name.clone(), input.f_detach()?);
+        Ok(())
     }
 }
 

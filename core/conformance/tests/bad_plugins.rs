@@ -202,7 +202,7 @@ impl Fusion for Shouting {
         _features: &ByModality<Tensor>,
         _logits: &ByModality<Tensor>,
         _pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         Ok(None)
     }
 

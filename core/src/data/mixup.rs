@@ -182,6 +182,7 @@ mod tests {
             load: Load::Last,
             reset_optimizer: false,
             source: Vec::new(),
+            objectives: Vec::new(),
             score: Score::Fused,
         };
         let known = names(&["audio", "image"]);

@@ -9,7 +9,7 @@ use crate::config::Experiment;
 use crate::data::{DataSource, check_mixup};
 use crate::error::{Result, guarded};
 use crate::family::{
-    Controller, GradientModifier, Objective, Optimizer, Phase, RunShape, Split, Strategy,
+    Controller, GradientModifier, Need, Objective, Optimizer, Phase, RunShape, Split, Strategy,
     TensorLayout,
 };
 use crate::model::Model;
@@ -17,15 +17,18 @@ use crate::parameters::Parameters;
 
 /// A plugin with the words that name it in errors and records.
 pub(super) struct Plugged<T: ?Sized> {
+    /// Family and name.
     pub(super) name: String,
+    /// Name alone, as configurations have it.
+    pub(super) key: String,
     pub(super) plugin: Box<T>,
 }
 
 impl<T: ?Sized> Plugged<T> {
-    fn build(family: &str, name: &str, build: impl FnOnce() -> Result<Box<T>>) -> Result<Self> {
-        let name = format!("{family} `{name}`");
+    fn build(family: &str, key: &str, build: impl FnOnce() -> Result<Box<T>>) -> Result<Self> {
+        let name = format!("{family} `{key}`");
         let plugin = guarded(&name, build)?;
-        Ok(Self { name, plugin })
+        Ok(Self { name, key: key.to_owned(), plugin })
     }
 }
 
@@ -44,8 +47,8 @@ pub(super) struct Assembly {
     pub(super) outputs: Vec<String>,
     /// The phases, as if no phase ended early.
     pub(super) phases: Vec<Phase>,
-    /// Names of the loss terms.
-    pub(super) terms: BTreeSet<String>,
+    /// Names of the loss terms, with the objectives that give them.
+    pub(super) terms: BTreeMap<String, usize>,
 }
 
 impl Assembly {
@@ -125,6 +128,11 @@ impl Assembly {
         })
     }
 
+    /// Whether a controller needs something.
+    pub(super) fn wants(&self, need: Need) -> bool {
+        self.controllers.iter().any(|controller| controller.plugin.needs().contains(&need))
+    }
+
     /// Holds the splits, where they are at hand, and the options of plugins against the run.
     ///
     /// # Errors
@@ -137,22 +145,24 @@ impl Assembly {
         if let Some(options) = &experiment.data.mixup {
             check_mixup(options, &modalities, &self.phases)?;
         }
+        let terms: BTreeSet<String> = self.terms.keys().cloned().collect();
         let shape = RunShape {
             layers: modalities.iter().map(|name| (name.clone(), self.model.layers(name))).collect(),
             groups: self.parameters.ids().into_iter().collect(),
             phases: self.phases.clone(),
-            scores: checks::known_scores(experiment, &self.outputs, &self.terms, &modalities),
-            terms: self.terms.clone(),
+            scores: checks::known_scores(experiment, &self.outputs, &terms, &modalities),
+            shared_head: self.model.shared_head(),
+            terms,
             batch_size: experiment.data.batch_size,
             training_samples: source.map(|source| source.len(Split::Train)),
         };
-        for Plugged { name, plugin } in &self.objectives {
+        for Plugged { name, plugin, .. } in &self.objectives {
             guarded(name, || plugin.check(&shape))?;
         }
-        for Plugged { name, plugin } in &self.modifiers {
+        for Plugged { name, plugin, .. } in &self.modifiers {
             guarded(name, || plugin.check(&shape))?;
         }
-        for Plugged { name, plugin } in &self.controllers {
+        for Plugged { name, plugin, .. } in &self.controllers {
             guarded(name, || plugin.check(&shape))?;
         }
         Ok(())

@@ -16,7 +16,7 @@ use crate::family::{
     Element, Need, Objective, Phase, Report, Score, Split, Strategy, TensorLayout,
 };
 use crate::layers::Statistics;
-use crate::model::Model;
+use crate::model::{Model, Running};
 use crate::parameters::{GroupId, Parameters};
 
 /// Needs of one plugin, with the words that name it.
@@ -98,23 +98,51 @@ pub(super) fn trial_batch(
 
 /// Tries the objectives on everything that phases train together.
 ///
-/// Returns the names of all loss terms.
+/// Returns the names of all loss terms with the objectives that give them.
 pub(super) fn try_objectives(
     model: &Model,
     batch: &Batch,
     objectives: &[Plugged<dyn Objective>],
     phases: &[Phase],
-) -> Result<BTreeSet<String>> {
-    let together: BTreeSet<BTreeSet<String>> = phases
-        .iter()
-        .flat_map(|phase| &phase.sub_steps)
-        .map(|sub_step| sub_step.modalities.iter().cloned().collect())
-        .collect();
-    let mut terms = BTreeSet::new();
-    for run in &together {
-        terms.extend(step::trial(model, batch, run, objectives)?);
+) -> Result<BTreeMap<String, usize>> {
+    let mut tried = BTreeSet::new();
+    let mut terms = BTreeMap::new();
+    for phase in phases {
+        for name in &phase.objectives {
+            if !objectives.iter().any(|objective| objective.key == *name) {
+                let known: Vec<_> = objectives.iter().map(|objective| &objective.key).collect();
+                return Err(Error::refused(
+                    format!(
+                        "phase `{}` names objective `{name}`, which is not among the experiment's",
+                        phase.label
+                    ),
+                    format!("name some of {known:?}, or add it to `objectives`"),
+                ));
+            }
+        }
+        let wanted = in_force(objectives, phase);
+        let indices: Vec<usize> = wanted.iter().map(|(index, _)| *index).collect();
+        for sub_step in &phase.sub_steps {
+            let run: BTreeSet<String> = sub_step.modalities.iter().cloned().collect();
+            if tried.insert((run.clone(), indices.clone())) {
+                let plugins: Vec<_> = wanted.iter().map(|(_, objective)| *objective).collect();
+                let found = step::trial(model, batch, &run, &plugins)?;
+                terms.extend(found.into_iter().map(|(term, place)| (term, indices[place])));
+            }
+        }
     }
     Ok(terms)
+}
+
+/// The objectives that give the loss of a phase, with their positions.
+pub(super) fn in_force<'a>(
+    objectives: &'a [Plugged<dyn Objective>],
+    phase: &Phase,
+) -> Vec<(usize, &'a Plugged<dyn Objective>)> {
+    let named = |objective: &Plugged<dyn Objective>| {
+        phase.objectives.is_empty() || phase.objectives.contains(&objective.key)
+    };
+    objectives.iter().enumerate().filter(|(_, objective)| named(objective)).collect()
 }
 
 /// Runs the model once on a trial batch and holds it against what plugins need.
@@ -127,7 +155,7 @@ pub(super) fn dry_run(
     wanted: &[Wanted],
 ) -> Result<Vec<String>> {
     let spec = Spec::evaluation(model.modalities());
-    let outputs = model.forward(batch, &spec, Statistics::Running, None, None)?;
+    let outputs = model.forward(batch, &spec, Running::of(Statistics::Running))?;
     for Wanted { plugin, needs } in wanted {
         fits(plugin, needs, model, outputs.joint.is_some())?;
     }
@@ -183,8 +211,23 @@ fn fits(plugin: &str, needs: &[Need], model: &Model, joint: bool) -> Result<()> 
                 "several modalities, and the run has one",
                 "add a modality, or remove the plugin",
             ),
+            Need::UnimodalResponses => (
+                joint,
+                "joint logits, and the fusion only decides",
+                "choose a fusion with joint logits",
+            ),
+            Need::IsolatingFusion => (
+                model.fusion.isolates(),
+                "a fusion that can shield a modality from the others, and this one cannot",
+                "choose such a fusion (`mmtm`), or remove the plugin",
+            ),
+            Need::SharedHead => (
+                model.shares_head(),
+                "one head for all modalities, and they have heads of their own",
+                "set head.shared = true",
+            ),
             // Checked when the splits are known, and met by the engine itself.
-            Need::ValidationSplit | Need::GradientsByTerm => continue,
+            Need::ValidationSplit | Need::GradientsByTerm | Need::GroupNorms => continue,
         };
         if !met {
             return Err(Error::refused(format!("{plugin} needs {lack}"), remedy));

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::family::{Mode, Score, Split};
 use crate::layers::Statistics;
 use crate::metrics::{Report, Scores};
-use crate::model::Model;
+use crate::model::{Model, Running};
 
 /// Name of the decision that selects and is reported.
 pub const FUSED: &str = "fused";
@@ -134,7 +134,7 @@ pub(super) fn score(
     while let Some(host) = batches.next_batch()? {
         let batch = host.to_device(settings.device)?;
         batches.recycle(host);
-        let outputs = model.forward(&batch, &spec, Statistics::Running, None, None)?;
+        let outputs = model.forward(&batch, &spec, Running::of(Statistics::Running))?;
         for (name, part) in decisions(model, &outputs)? {
             scores.entry(name).or_default().push(part);
         }

@@ -141,6 +141,7 @@ impl Trainer<'_> {
             .and_then(Value::as_array)
             .map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
             .unwrap_or_default();
+        self.isolate(self.cursor.isolated.clone());
         for id in self.built.parameters.ids() {
             self.set_frozen(&id, frozen.contains(&id.to_string()));
         }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result, guarded};
 use crate::family::{Draw, Element, Modality, Mode, Raw, Split, TensorLayout};
 use crate::layers::Statistics;
 use crate::metrics::Scores;
-use crate::model::Model;
+use crate::model::{Model, Running};
 use crate::random::Seed;
 
 /// A sample to predict, given as files.
@@ -262,7 +262,7 @@ impl Decoders {
 /// Probabilities of every output, as far as the modalities that `run` allow.
 fn decide(model: &Model, batch: &Batch, run: Vec<String>) -> Result<BTreeMap<String, Tensor>> {
     let spec = Spec::evaluation(run);
-    decisions(model, &model.forward(batch, &spec, Statistics::Running, None, None)?)
+    decisions(model, &model.forward(batch, &spec, Running::of(Statistics::Running))?)
 }
 
 /// A file, or the files of a folder in the order of their names.

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use tch::{Tensor, no_grad_guard};
 
 use super::assembly::Plugged;
-use crate::batch::{Batch, ByModality, Outputs, Spec, Targets, share};
+use crate::batch::{Batch, Outputs, Spec, Targets};
 use crate::error::{Error, Result, guarded};
 use crate::family::{
     Ask, AskPurpose, Forward, GradientModifier, Inner, Need, Notes, Objective, Problem, Rule,
     RuleContext, Site, StepView, Term,
 };
-use crate::layers::Statistics;
-use crate::model::Model;
+use crate::layers::{Layer, Probe, Statistics};
+use crate::model::{Branches, Model, Running};
 use crate::parameters::{ByParam, Grads, GroupId, ParamId, Parameters, global_norm};
 use crate::random::{Purpose, Seed};
 
@@ -30,18 +30,22 @@ pub(super) struct Step<'a> {
     pub(super) batch: &'a Batch,
     pub(super) active: &'a BTreeSet<GroupId>,
     pub(super) run: BTreeSet<String>,
-    pub(super) objectives: &'a [Plugged<dyn Objective>],
+    pub(super) objectives: Vec<&'a Plugged<dyn Objective>>,
     pub(super) modifiers: &'a mut [Plugged<dyn GradientModifier>],
     pub(super) factors: &'a Factors,
     pub(super) term_weights: &'a BTreeMap<String, f64>,
     pub(super) seed: Seed,
     pub(super) epoch: usize,
+    /// Batch within the epoch, and how many it has.
+    pub(super) place: (u64, u64),
     pub(super) number: u64,
     pub(super) part: u64,
     /// Whether to note which modifiers change something.
     pub(super) watch_modifiers: bool,
     /// Whether to note the gradients of groups and heads.
     pub(super) watch_gradients: bool,
+    /// Whether to note the norms of groups, whatever is watched.
+    pub(super) group_norms: bool,
     pub(super) left: Left,
 }
 
@@ -55,6 +59,8 @@ pub(super) struct Left {
     pub(super) terms: Vec<(String, Tensor)>,
     /// Outputs of the first pass, detached.
     pub(super) outputs: Outputs,
+    /// Layer inputs of the first pass that modifiers watch.
+    pub(super) layer_inputs: BTreeMap<String, Tensor>,
     /// What objectives noted in the first pass, in their order.
     pub(super) notes: Vec<Notes>,
     /// Norm of the descent gradient before modifiers.
@@ -80,8 +86,35 @@ struct Passes<'a> {
     run: &'a BTreeSet<String>,
     statistics: Statistics,
     original_labels: bool,
+    /// Names the random draws of these passes; absent in a trial.
+    draw: Option<u64>,
+    /// Layer inputs of the plain pass, where some are watched.
+    inputs: Option<Inputs>,
     made: BTreeMap<Spec, Outputs>,
-    count: u64,
+    branches: Branches,
+}
+
+/// Keeps the inputs of the layers of some groups.
+#[derive(Default)]
+struct Inputs {
+    groups: BTreeSet<GroupId>,
+    seen: BTreeMap<String, Tensor>,
+}
+
+impl Probe for Inputs {
+    fn see(&mut self, layer: &Layer, input: &Tensor) -> Result<()> {
+        if self.groups.contains(&layer.weight.group) {
+            self.seen.insert(layer.name.clone(), input.f_detach()?);
+        }
+        Ok(())
+    }
+}
+
+impl Passes<'_> {
+    /// Passes made, those that share what a modality gives counted by their share.
+    fn count(&self) -> u64 {
+        self.branches.computed.div_ceil(self.run.len().max(1) as u64)
+    }
 }
 
 impl Forward for Passes<'_> {
@@ -94,10 +127,17 @@ impl Forward for Passes<'_> {
             return Ok(outputs.share());
         }
         // Normalisation learns from the plain pass alone: one batch, one update.
-        let plain = if *spec == self.full() { self.statistics } else { Statistics::Keep };
-        let statistics = spec.statistics.unwrap_or(plain);
-        let outputs = self.model.forward(self.batch, spec, statistics, Some(self.active), None)?;
-        self.count += 1;
+        let plain = *spec == self.full();
+        let statistics = if plain { self.statistics } else { Statistics::Keep };
+        let watched = self.inputs.as_mut().filter(|_| plain);
+        let running = Running {
+            statistics: spec.statistics.unwrap_or(statistics),
+            active: Some(self.active),
+            probe: watched.map(|inputs| inputs as &mut dyn Probe),
+            draw: self.draw,
+            branches: Some(&mut self.branches),
+        };
+        let outputs = self.model.forward(self.batch, spec, running)?;
         self.made.insert(spec.clone(), outputs.share());
         Ok(outputs)
     }
@@ -107,7 +147,8 @@ impl Forward for Passes<'_> {
     }
 }
 
-/// Names of the loss terms that objectives give when `run` is trained on `batch`.
+/// Names of the loss terms that objectives give when `run` is trained on `batch`, with their
+/// positions among `objectives`.
 ///
 /// # Errors
 /// Whatever an objective returns: what it needs is missing, sizes do not fit.
@@ -115,8 +156,8 @@ pub(super) fn trial(
     model: &Model,
     batch: &Batch,
     run: &BTreeSet<String>,
-    objectives: &[Plugged<dyn Objective>],
-) -> Result<BTreeSet<String>> {
+    objectives: &[&Plugged<dyn Objective>],
+) -> Result<BTreeMap<String, usize>> {
     let active = BTreeSet::new();
     let mut passes = Passes {
         model,
@@ -125,15 +166,17 @@ pub(super) fn trial(
         run,
         statistics: Statistics::Running,
         original_labels: false,
+        draw: None,
+        inputs: None,
         made: BTreeMap::new(),
-        count: 0,
+        branches: Branches::default(),
     };
-    let mut names = BTreeSet::new();
-    for objective in objectives {
+    let mut names = BTreeMap::new();
+    for (index, objective) in objectives.iter().enumerate() {
         let terms =
             guarded(&objective.name, || objective.plugin.terms(&mut passes, &mut Notes::new()))?;
         for term in terms {
-            if !names.insert(term.name.clone()) {
+            if names.insert(term.name.clone(), index).is_some() {
                 return Err(twice(&term.name));
             }
         }
@@ -165,7 +208,12 @@ impl Step<'_> {
         // libtorch's generator serves dropout alone; what it draws depends on the step and pass.
         let pass = if ask.replay_noise { 0 } else { self.left.backward_passes };
         let counters = [self.number, self.part, pass];
-        tch::manual_seed(self.seed.number(Purpose::Forward, "", &counters) as i64);
+        let draw = self.seed.number(Purpose::Forward, "", &counters);
+        tch::manual_seed(draw as i64);
+        let watched: BTreeSet<GroupId> =
+            self.modifiers.iter().flat_map(|m| m.plugin.watches()).cloned().collect();
+        let inputs = (first && !watched.is_empty())
+            .then(|| Inputs { groups: watched, seen: BTreeMap::new() });
         let mut passes = Passes {
             model: self.model,
             batch: self.batch,
@@ -173,11 +221,13 @@ impl Step<'_> {
             run: &self.run,
             statistics: if first { Statistics::Update } else { Statistics::Keep },
             original_labels: ask.original_labels,
+            draw: Some(draw),
+            inputs,
             made: BTreeMap::new(),
-            count: 0,
+            branches: Branches::default(),
         };
         let mut terms = Vec::new();
-        for objective in self.objectives {
+        for objective in &self.objectives {
             let mut notes = Notes::new();
             terms.extend(guarded(&objective.name, || {
                 objective.plugin.terms(&mut passes, &mut notes)
@@ -194,11 +244,13 @@ impl Step<'_> {
             term.weight *= self.term_weights.get(&term.name).copied().unwrap_or(1.0);
         }
         terms.retain(|term| term.weight != 0.0);
-        self.left.forward_passes += passes.count;
+        self.left.forward_passes += passes.count();
         if first {
+            self.left.layer_inputs =
+                passes.inputs.take().map(|inputs| inputs.seen).unwrap_or_default();
             let full = passes.full();
             if let Some(outputs) = passes.made.get(&full) {
-                self.left.outputs = detached(outputs)?;
+                self.left.outputs = outputs.detached()?;
             }
             for term in &terms {
                 let value = term.value.f_detach()?.f_mul_scalar(term.weight)?;
@@ -330,8 +382,11 @@ impl Problem for Step<'_> {
             return Ok(());
         }
         self.left.gradient_norm = Some(gradients.norm()?);
+        if self.watch_gradients || self.group_norms {
+            self.note_group_norms(&gradients.sum)?;
+        }
         if self.watch_gradients {
-            self.watch(&gradients.sum)?;
+            self.note_head_gradients(&gradients.sum)?;
         }
         self.left.changed = vec![false; self.modifiers.len()];
         self.modify(&mut gradients, Site::Gradient)?;
@@ -361,27 +416,34 @@ impl Problem for Step<'_> {
 }
 
 impl Step<'_> {
-    /// Notes the norms of groups and the gradients of heads, before modifiers change them.
-    fn watch(&mut self, gradients: &ByParam) -> Result<()> {
+    /// Notes the norms of groups, before modifiers change them.
+    fn note_group_norms(&mut self, gradients: &ByParam) -> Result<()> {
         let mut by_group: BTreeMap<&GroupId, Vec<&Tensor>> = BTreeMap::new();
         for (id, gradient) in gradients {
             by_group.entry(&id.group).or_default().push(gradient);
         }
         for (group, gradients) in by_group {
             self.left.group_norms.push((group.clone(), global_norm(gradients.iter().copied())?));
+        }
+        Ok(())
+    }
+
+    /// Notes the gradients of heads, before modifiers change them.
+    fn note_head_gradients(&mut self, gradients: &ByParam) -> Result<()> {
+        let mut by_head: BTreeMap<&String, Vec<Tensor>> = BTreeMap::new();
+        for (id, gradient) in gradients {
             // A shared head has the gradient of one modality where that trains alone.
-            let modality = match group {
+            let modality = match &id.group {
                 GroupId::Head(name) => Some(name),
                 GroupId::SharedHead if self.run.len() == 1 => self.run.first(),
                 _ => None,
             };
             if let Some(modality) = modality {
-                let flat = gradients
-                    .iter()
-                    .map(|gradient| Ok(gradient.f_detach()?.f_reshape([-1])?))
-                    .collect::<Result<Vec<_>>>()?;
-                self.left.head_gradients.push((modality.clone(), Tensor::f_cat(&flat, 0)?));
+                by_head.entry(modality).or_default().push(gradient.f_detach()?.f_reshape([-1])?);
             }
+        }
+        for (modality, flat) in by_head {
+            self.left.head_gradients.push((modality.clone(), Tensor::f_cat(&flat, 0)?));
         }
         Ok(())
     }
@@ -391,20 +453,28 @@ impl Step<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        let wanted =
-            |m: &Plugged<dyn GradientModifier>| m.plugin.needs().contains(&Need::AdditiveFusion);
-        let split = if self.modifiers.iter().any(wanted) {
-            self.model.fusion.split(&self.left.outputs)?
-        } else {
-            None
+        let wanted = |need| self.modifiers.iter().any(|m| m.plugin.needs().contains(&need));
+        let split = match wanted(Need::AdditiveFusion) {
+            true => self.model.fusion.split(&self.left.outputs)?,
+            false => None,
         };
+        let responses = wanted(Need::UnimodalResponses)
+            .then(|| self.model.responses(&self.left.outputs))
+            .transpose()?;
         let view = StepView {
             parameters: self.parameters,
             outputs: &self.left.outputs,
             split: split.as_ref(),
+            responses: responses.as_ref(),
+            layer_inputs: &self.left.layer_inputs,
             labels: &self.batch.targets.labels,
+            trained: &self.run,
+            seed: self.seed,
             epoch: self.epoch,
+            batch: self.place.0,
+            batches: self.place.1,
             step: self.number,
+            part: self.part,
         };
         for (index, modifier) in self.modifiers.iter_mut().enumerate() {
             if modifier.plugin.site() != site {
@@ -439,21 +509,6 @@ impl Drop for Restore {
 pub(super) fn factor(factors: &Factors, group: &GroupId) -> f64 {
     let group = group.to_string();
     factors.iter().flat_map(|own| [own.get(ALL_GROUPS), own.get(&group)]).flatten().product()
-}
-
-fn detached(outputs: &Outputs) -> Result<Outputs> {
-    let each = |tensors: &ByModality<Tensor>| -> Result<ByModality<Tensor>> {
-        let mut tensors = share(tensors);
-        for tensor in tensors.values_mut() {
-            *tensor = tensor.f_detach()?;
-        }
-        Ok(tensors)
-    };
-    Ok(Outputs {
-        features: each(&outputs.features)?,
-        logits: each(&outputs.logits)?,
-        joint: outputs.joint.as_ref().map(Tensor::f_detach).transpose()?,
-    })
 }
 
 fn copied(tensors: &ByParam) -> Result<ByParam> {

@@ -16,7 +16,7 @@ use super::assembly::Assembly;
 use super::checkpoint::{self, Bundle};
 use super::checks;
 use super::evaluate::{Evaluation, Settings, evaluate, output_of};
-use super::operations::Operations;
+use super::operations::{Operations, Said, Training};
 use super::step::{ALL_GROUPS, Factors, Left, Step, factor};
 use super::{Existing, Observer, StepProgress, TrainOptions};
 use crate::batch::{Batch, Outputs};
@@ -24,9 +24,9 @@ use crate::config::{Resolved, SelectionSplit};
 use crate::data::{Batches, DataSource, Request, TestAccess, mix};
 use crate::error::{Error, Result, guarded};
 use crate::family::{
-    Boundary, Directive, Load, Mode, Moment, Phase, Report, Score, Split, SubStep,
+    Boundary, Directive, GroupNorms, Load, Mode, Moment, Need, Phase, Report, Score, Split, SubStep,
 };
-use crate::parameters::GroupId;
+use crate::parameters::{GroupId, global_norm};
 use crate::random::{Purpose, Seed};
 
 /// How a call to train ended.
@@ -56,6 +56,8 @@ pub(super) struct Cursor {
     pub(super) end_phase: bool,
     pub(super) factors: Factors,
     pub(super) term_weights: BTreeMap<String, f64>,
+    /// Modality that the fusion shields from the others.
+    pub(super) isolated: Option<String>,
     pub(super) scores: BTreeMap<String, f64>,
     pub(super) epoch_sums: BTreeMap<String, f64>,
     pub(super) epoch_samples: u64,
@@ -113,6 +115,8 @@ pub(super) struct Trainer<'a> {
     read_samples: u64,
     /// Gradients of heads on the current batch, when watched.
     head_gradients: Vec<(String, Tensor)>,
+    /// Norms of the groups trained on the current batch, when a controller needs them.
+    group_norms: BTreeMap<GroupId, GroupNorms>,
     finished: Option<Summary>,
     pub(super) last_wall: Instant,
     /// Files that the checkpoint before the last one refers to.
@@ -163,6 +167,7 @@ impl<'a> Trainer<'a> {
             latest_loss: None,
             read_samples: 0,
             head_gradients: Vec::new(),
+            group_norms: BTreeMap::new(),
             finished,
             last_wall: started,
             kept: BTreeSet::new(),
@@ -303,8 +308,9 @@ impl<'a> Trainer<'a> {
         while let Some(host) = batches.next_batch()? {
             let batch = host.to_device(self.device)?;
             batches.recycle(host);
+            self.group_norms.clear();
             for (index, sub_step) in phase.sub_steps.iter().enumerate() {
-                self.step(&batch, sub_step, index as u64, observer)?;
+                self.step(&batch, sub_step, (index as u64, total), observer)?;
             }
             self.head_gradients.clear();
             self.cursor.step += 1;
@@ -373,7 +379,7 @@ impl<'a> Trainer<'a> {
         &mut self,
         batch: &Batch,
         sub_step: &SubStep,
-        index: u64,
+        (index, total): (u64, u64),
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let mut active = self.built.model.groups_of(&sub_step.modalities, &self.built.parameters);
@@ -389,30 +395,42 @@ impl<'a> Trainer<'a> {
         let every = self.resolved.experiment.run.log_every_steps;
         let idle = self.cursor.modifiers_changed.len() < self.built.modifiers.len();
         let watch = first_of_phase || (idle && self.cursor.global_step.is_multiple_of(every));
+        let phase = self.cursor.phase.as_ref();
+        let in_force = phase.map(|phase| checks::in_force(&self.built.objectives, phase));
+        let in_force = in_force.unwrap_or_default();
+        let group_norms = self.built.wants(Need::GroupNorms);
         let mut step = Step {
             model: &self.built.model,
             parameters: &self.built.parameters,
             batch,
             active: &active,
             run: sub_step.modalities.iter().cloned().collect(),
-            objectives: &self.built.objectives,
+            objectives: in_force.iter().map(|(_, objective)| *objective).collect(),
             modifiers: &mut self.built.modifiers,
             factors: &self.cursor.factors,
             term_weights: &self.cursor.term_weights,
             seed: Seed(self.resolved.experiment.seed),
             epoch: self.cursor.epoch,
+            place: (self.cursor.step, total),
             number: self.cursor.global_step,
             part: index,
             watch_modifiers: watch,
             // A step counts itself in the record.
             watch_gradients: (self.cursor.global_step + 1).is_multiple_of(every),
+            group_norms,
             left: Left::default(),
         };
         let optimizer = &mut self.built.optimizer;
         guarded(&optimizer.name, || optimizer.plugin.step(&mut step))?;
         let mut left = step.left;
-        for (objective, notes) in self.built.objectives.iter_mut().zip(left.notes.drain(..)) {
-            guarded(&objective.name, || objective.plugin.observe(&notes))?;
+        let positions: Vec<usize> = in_force.iter().map(|(index, _)| *index).collect();
+        for (index, notes) in positions.into_iter().zip(left.notes.drain(..)) {
+            if let Some(objective) = self.built.objectives.get_mut(index) {
+                guarded(&objective.name, || objective.plugin.observe(&notes))?;
+            }
+        }
+        if group_norms {
+            self.read_group_norms(&left)?;
         }
         let cost = &mut self.cursor.cost;
         cost.steps += 1;
@@ -431,6 +449,21 @@ impl<'a> Trainer<'a> {
             )?;
         }
         self.remember(batch, left, &active)
+    }
+
+    fn read_group_norms(&mut self, left: &Left) -> Result<()> {
+        let _guard = no_grad_guard();
+        for (id, norm) in &left.group_norms {
+            let Some(group) = self.built.parameters.group(id) else { continue };
+            let weights = global_norm(group.params.values())?.double_value(&[]);
+            let gradient = norm.double_value(&[]);
+            let norms = GroupNorms {
+                gradient_squared: gradient * gradient,
+                weights_squared: weights * weights,
+            };
+            self.group_norms.insert(id.clone(), norms);
+        }
+        Ok(())
     }
 
     fn mixed(&self, batch: &Batch, sub_step: &SubStep, index: u64) -> Result<Option<Batch>> {
@@ -695,13 +728,18 @@ impl<'a> Trainer<'a> {
     fn refresh(&mut self, moment: Moment, observer: &mut dyn Observer) -> Result<()> {
         let started = Instant::now();
         let at = self.boundary(moment);
-        let (mut warnings, mut fresh) = (Vec::new(), Vec::new());
+        let mut fresh = Vec::new();
         let Assembly { model, parameters, objectives, modifiers, .. } = &mut self.built;
-        let experiment = &self.resolved.experiment;
-        let cursor = &mut self.cursor;
-        let (source, device) = (&self.source, self.device);
-        let mut run =
-            Operations::new(experiment, source, model, parameters, device, cursor, &mut warnings);
+        let mut run = Operations {
+            experiment: &self.resolved.experiment,
+            source: &self.source,
+            model,
+            parameters,
+            settings: &self.settings,
+            cursor: &mut self.cursor,
+            training: None,
+            said: Said::default(),
+        };
         for objective in objectives {
             guarded(&objective.name, || objective.plugin.refresh(&mut run, &at))?;
         }
@@ -713,6 +751,7 @@ impl<'a> Trainer<'a> {
                 fresh.push((index, name, state, report, started.elapsed().as_secs_f64()));
             }
         }
+        let Said { warnings, .. } = run.said;
         self.cursor.cost.refresh_seconds += started.elapsed().as_secs_f64();
         for (index, plugin, state, report, seconds) in fresh {
             let file = format!("phase{}-epoch{}-modifier{index}", at.phase, at.epoch);
@@ -730,16 +769,30 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let at = self.boundary(moment);
-        let (mut warnings, mut directives) = (Vec::new(), Vec::new());
-        let Assembly { model, parameters, controllers, .. } = &mut self.built;
-        let experiment = &self.resolved.experiment;
-        let cursor = &mut self.cursor;
-        let (source, device) = (&self.source, self.device);
-        let mut run =
-            Operations::new(experiment, source, model, parameters, device, cursor, &mut warnings);
+        let Assembly { model, parameters, objectives, optimizer, terms, controllers, .. } =
+            &mut self.built;
+        let mut run = Operations {
+            experiment: &self.resolved.experiment,
+            source: &self.source,
+            model,
+            parameters,
+            settings: &self.settings,
+            cursor: &mut self.cursor,
+            training: Some(Training { objectives, optimizer, terms }),
+            said: Said::default(),
+        };
+        let (mut directives, mut findings) = (Vec::new(), Vec::new());
         for (index, controller) in controllers.iter_mut().enumerate() {
+            let started = Instant::now();
             let asked = guarded(&controller.name, || controller.plugin.after(&at, &mut run))?;
             directives.extend(asked.into_iter().map(|ask| (index, controller.name.clone(), ask)));
+            let seconds = started.elapsed().as_secs_f64();
+            let found = std::mem::take(&mut run.said.findings).into_iter();
+            findings.extend(found.map(|found| (controller.name.clone(), found, seconds)));
+        }
+        let Said { warnings, .. } = run.said;
+        for (plugin, report, seconds) in findings {
+            self.record(&Event::Refresh { at: self.at(), plugin, report, seconds }, observer)?;
         }
         for (index, name, directive) in directives {
             self.obey(index, &name, directive)?;
@@ -767,18 +820,24 @@ impl<'a> Trainer<'a> {
             Directive::TermWeight { term, weight } if !(weight >= 0.0 && weight.is_finite()) => {
                 return impossible(format!("the weight {weight} for loss term `{term}`"));
             }
-            Directive::TermWeight { term, .. } if !self.built.terms.contains(&term) => {
+            Directive::TermWeight { term, .. } if !self.built.terms.contains_key(&term) => {
                 return impossible(format!(
                     "a weight for the unknown loss term `{term}`; there are {:?}",
-                    self.built.terms
+                    self.built.terms.keys()
                 ));
             }
             Directive::TermWeight { term, weight } => {
                 self.cursor.term_weights.insert(term, weight);
             }
+            Directive::Isolate(modality) => self.isolate(modality),
             Directive::EndPhase => self.cursor.end_phase = true,
         }
         Ok(())
+    }
+
+    pub(super) fn isolate(&mut self, modality: Option<String>) {
+        self.built.model.fusion.isolate(modality.as_deref());
+        self.cursor.isolated = modality;
     }
 
     pub(super) fn set_frozen(&mut self, group: &GroupId, frozen: bool) {
@@ -804,6 +863,10 @@ impl<'a> Trainer<'a> {
             trained,
             source: phase.map(|phase| phase.source.clone()).unwrap_or_default(),
             scores: self.cursor.scores.clone(),
+            group_norms: match moment {
+                Moment::StepEnd => self.group_norms.clone(),
+                _ => BTreeMap::new(),
+            },
         }
     }
 

@@ -56,6 +56,9 @@ pub enum Directive {
         /// Factor, at least 0; 0 leaves the term out.
         weight: f64,
     },
+    /// Shields a modality from what the others tell it between stages, from the next step on until
+    /// replaced; `None` shields none.
+    Isolate(Option<String>),
     /// Ends the phase after this epoch.
     EndPhase,
 }

@@ -51,6 +51,13 @@ pub trait Encoder: Send {
     /// Width of the feature.
     fn width(&self) -> i64;
 
+    /// Channels that stage `index` leaves in `value` (`[batch, channels, …]`, or that many samples
+    /// for each of the batch, side by side); `None` where a stage leaves something else. The last
+    /// stage leaves its feature.
+    fn channels(&self, index: usize) -> Option<i64> {
+        (index + 1 == self.stages()).then(|| self.width())
+    }
+
     /// Layers with a weight matrix, in forward order.
     fn layers(&self) -> Vec<Layer>;
 }

@@ -1,5 +1,6 @@
 //! Gradient modifiers: change gradients before the update rule, or steps after it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use tch::Tensor;
@@ -8,7 +9,8 @@ use super::{Boundary, Need, Persist, RunOps, RunShape, State};
 use crate::batch::{ByModality, Outputs};
 use crate::catalogue::plugin_family;
 use crate::error::Result;
-use crate::parameters::{Grads, Parameters};
+use crate::parameters::{Grads, GroupId, Parameters};
+use crate::random::Seed;
 
 /// Where a modifier acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +29,27 @@ pub struct StepView<'a> {
     pub outputs: &'a Outputs,
     /// Unimodal split of the joint logits, for modifiers that need an additive fusion.
     pub split: Option<&'a ByModality<Tensor>>,
+    /// Joint logits for each modality alone, for modifiers that need unimodal responses.
+    pub responses: Option<&'a ByModality<Tensor>>,
+    /// Input of each layer in the step's first pass, `[batch, …]` by the layer's name, for the
+    /// groups that a modifier [watches](GradientModifier::watches).
+    pub layer_inputs: &'a BTreeMap<String, Tensor>,
     /// Classes of the batch. `[batch]` i64
     pub labels: &'a Tensor,
+    /// Modalities trained in this step.
+    pub trained: &'a BTreeSet<String>,
+    /// Seed of the run.
+    pub seed: Seed,
     /// Epoch within the phase, from 0.
     pub epoch: usize,
+    /// Batch within the epoch, from 0.
+    pub batch: u64,
+    /// Batches of the epoch.
+    pub batches: u64,
     /// Global step, from 0.
     pub step: u64,
+    /// Which of the trainings on this batch it is, from 0.
+    pub part: u64,
 }
 
 /// Configuration of a gradient modifier.
@@ -73,6 +90,11 @@ pub trait GradientModifier: Persist + Send {
     /// When an option names what the run does not have.
     fn check(&self, _run: &RunShape) -> Result<()> {
         Ok(())
+    }
+
+    /// Groups whose layers' inputs it wants to see.
+    fn watches(&self) -> &'static [GroupId] {
+        &[]
     }
 
     /// Where it acts.

@@ -18,7 +18,7 @@ pub use dataset::{
     Dataset, DatasetConfig, Expected, Fetch, FetchFile, OpenContext, Raw, Sample, Split, Unpack,
 };
 pub use encoder::{Encoder, EncoderConfig, Sizes};
-pub use fusion::{Fusion, FusionConfig, FusionContext};
+pub use fusion::{Fusion, FusionConfig, FusionContext, Joint};
 pub use gradient_modifier::{GradientModifier, GradientModifierConfig, Site, StepView};
 pub use modality::{
     Buffer, Draw, Element, Modality, ModalityConfig, Mode, SampleBuffers, TensorLayout,
@@ -110,6 +110,16 @@ pub enum Need {
     SeveralModalities,
     /// Gradients of each loss term apart; the engine computes them when a modifier says so.
     GradientsByTerm,
+    /// Joint logits for each modality alone, the features of the others set to 0; the engine
+    /// computes them when a modifier says so.
+    UnimodalResponses,
+    /// Norms of each group's gradient and weights at every [`Moment::StepEnd`]; the engine reads
+    /// them back when a controller says so.
+    GroupNorms,
+    /// A fusion that can shield a modality from the others.
+    IsolatingFusion,
+    /// One head that all modalities share.
+    SharedHead,
 }
 
 /// What is known of a run before its first step, for plugins to hold their options against.
@@ -125,6 +135,8 @@ pub struct RunShape {
     pub terms: BTreeSet<String>,
     /// Names of the scores that controllers can watch.
     pub scores: BTreeSet<String>,
+    /// Layers of the head that all modalities share; empty where they have heads of their own.
+    pub shared_head: Vec<Layer>,
     /// Samples of a training batch.
     pub batch_size: usize,
     /// Training samples; absent where a configuration is checked without its data.
@@ -138,6 +150,17 @@ impl RunShape {
     /// [`Error::Refused`] that lists the modalities there are.
     pub fn expect_modality(&self, option: &str, found: &str) -> Result<()> {
         expect_known(option, found, "modality", self.layers.keys())
+    }
+
+    /// Expects `found`, the value of `option`, to be a group of parameters of the run.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] that lists the groups there are.
+    pub fn expect_group(&self, option: &str, found: &str) -> Result<GroupId> {
+        let names: Vec<String> = self.groups.iter().map(ToString::to_string).collect();
+        expect_known(option, found, "group of parameters", &names)?;
+        let group = self.groups.iter().find(|group| group.to_string() == found);
+        group.cloned().ok_or_else(|| Error::Bug(format!("the group `{found}` is lost")))
     }
 
     /// Expects `found`, the value of `option`, to be a score of the run.
@@ -203,6 +226,17 @@ pub struct Boundary {
     pub source: Vec<String>,
     /// Latest value of each watched quantity, e.g. `valid.fused.accuracy`, `train.loss`.
     pub scores: BTreeMap<String, f64>,
+    /// After a step, where a controller has [`Need::GroupNorms`]: of each group that was trained.
+    pub group_norms: BTreeMap<GroupId, GroupNorms>,
+}
+
+/// Squared L2 norms of a group after a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GroupNorms {
+    /// Of the gradient, before modifiers.
+    pub gradient_squared: f64,
+    /// Of the weights, after the step.
+    pub weights_squared: f64,
 }
 
 /// Kinds of boundary.
@@ -232,11 +266,26 @@ pub struct PassRequest {
     /// Whether samples come in random order, a new one for every pass, or in that of the lists
     /// (which often go class by class).
     pub shuffled: bool,
+    /// Samples after which the pass ends, rounded up to whole batches; absent for no such end.
+    pub samples: Option<usize>,
     /// The forward pass wanted for each batch.
     pub spec: Spec,
 }
 
+/// A short training on a copy of a run, to see where it leads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// The only loss term.
+    pub term: String,
+    /// Modalities that run; their groups are trained, and shared ones that get a gradient.
+    pub modalities: Vec<String>,
+    /// Passes over the training data, at least 1.
+    pub epochs: usize,
+}
+
 /// What plugins may do to a run between steps.
+///
+/// What a stand-in for tests does not offer is an error by default.
 pub trait RunOps {
     /// Passes over data; `each` sees outputs and labels of every batch in order.
     ///
@@ -248,6 +297,46 @@ pub trait RunOps {
         probe: Option<&mut dyn Probe>,
         each: &mut dyn FnMut(&Outputs, &Tensor) -> Result<()>,
     ) -> Result<()>;
+
+    /// Evaluates a split: scores by `output.metric`, e.g. `fused.loss`.
+    ///
+    /// # Errors
+    /// On a broken file; the test split is refused.
+    fn evaluate(&mut self, _split: Split) -> Result<BTreeMap<String, f64>> {
+        Err(not_offered("evaluate"))
+    }
+
+    /// Trains a copy of the run without modifiers and controllers, shows it to `see`, and puts
+    /// weights, statistics and the optimizer back bit for bit.
+    ///
+    /// # Errors
+    /// When no term has the name, and whatever training or `see` returns.
+    fn trial(
+        &mut self,
+        _trial: &Trial,
+        _see: &mut dyn FnMut(&mut dyn RunOps) -> Result<()>,
+    ) -> Result<()> {
+        Err(not_offered("trial"))
+    }
+
+    /// Copies weights and statistics of the given groups out, by their paths.
+    ///
+    /// # Errors
+    /// When a group does not exist.
+    fn snapshot(&self, _groups: &[GroupId]) -> Result<State> {
+        Err(not_offered("snapshot"))
+    }
+
+    /// Puts weights and statistics back that [`RunOps::snapshot`] gave.
+    ///
+    /// # Errors
+    /// When the state is of another model.
+    fn restore(&mut self, _snapshot: &State) -> Result<()> {
+        Err(not_offered("restore"))
+    }
+
+    /// Writes what a plugin found or decided into the record.
+    fn note(&mut self, _finding: serde_json::Value) {}
 
     /// Layers of a modality in forward order: encoder, projection, head.
     fn layers(&self, modality: &str) -> Vec<Layer>;
@@ -266,6 +355,10 @@ pub trait RunOps {
 
     /// Tells the user, once, on the terminal and in the record.
     fn warn(&mut self, message: &str);
+}
+
+fn not_offered(what: &str) -> Error {
+    Error::Bug(format!("this run does not offer `{what}`"))
 }
 
 /// Groups that take part in a step.

@@ -71,6 +71,9 @@ pub struct Phase {
     pub reset_optimizer: bool,
     /// Modalities that gradient modifiers learn from; empty for none.
     pub source: Vec<String>,
+    /// Names of the objectives that give the loss; all of the experiment when empty.
+    #[serde(default)]
+    pub objectives: Vec<String>,
     /// What decides which checkpoint is best. A phase with another score than the one before it
     /// starts a contest of its own.
     pub score: Score,

@@ -23,7 +23,7 @@ pub(super) fn run(
     x: &Tensor,
     statistics: Statistics,
 ) -> Tensor {
-    let mut pass = Pass { statistics, probe: None };
+    let mut pass = Pass::of(statistics);
     let mut x = Named::value_of(x.shallow_clone());
     for index in 0..stages {
         x = encoder.stage(index, x, &mut pass).unwrap();

@@ -65,11 +65,11 @@ impl Fusion for Average {
         _features: &ByModality<Tensor>,
         logits: &ByModality<Tensor>,
         _pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         if logits.is_empty() {
             return Ok(None);
         }
-        Ok(Some(mean(&stack(logits)?)?))
+        Ok(Some(Joint::of(mean(&stack(logits)?)?)))
     }
 
     fn split(&self, outputs: &Outputs) -> Result<Option<ByModality<Tensor>>> {
@@ -132,7 +132,7 @@ mod tests {
             .unwrap()
             .unwrap();
         let targets = Targets { labels: Tensor::from_slice(&[0i64]), mixed: None };
-        let loss = targets.cross_entropy(&joint).unwrap();
+        let loss = targets.cross_entropy(&joint.logits).unwrap();
         for gradient in Tensor::run_backward(&[loss], &leaves, false, false) {
             assert_close(&gradient, &rows(&[[-0.311_230, 0.311_230]]), 1e-6);
         }
@@ -147,7 +147,7 @@ mod tests {
         let split = fusion.split(&outputs).unwrap().unwrap();
         let sum: Tensor = split.values().sum();
         assert!(fusion.additive());
-        assert_close(&sum, &joint.unwrap(), 1e-12);
+        assert_close(&sum, &joint.unwrap().logits, 1e-12);
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Fusion for Concat {
         features: &ByModality<Tensor>,
         _logits: &ByModality<Tensor>,
         pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         let Some(inputs) = self.inputs(features) else {
             return Ok(None);
         };
@@ -83,7 +83,7 @@ impl Fusion for Concat {
             }
             x = layer.forward(&x, pass)?;
         }
-        Ok(Some(x))
+        Ok(Some(Joint::of(x)))
     }
 
     fn split(&self, outputs: &Outputs) -> Result<Option<ByModality<Tensor>>> {
@@ -124,6 +124,7 @@ mod tests {
     fn outputs<const COUNT: usize>(fusion: &dyn Fusion, features: [Tensor; COUNT]) -> Outputs {
         let features = by_modality(features.map(|feature| feature.to_kind(Kind::Float)));
         let joint = fusion.joint(&features, &ByModality::new(), &mut Pass::evaluation()).unwrap();
+        let joint = joint.map(|joint| joint.logits);
         Outputs { features, joint, ..Outputs::default() }
     }
 

@@ -81,7 +81,7 @@ impl Fusion for EntropyWeighted {
         _features: &ByModality<Tensor>,
         _logits: &ByModality<Tensor>,
         _pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         Ok(None)
     }
 

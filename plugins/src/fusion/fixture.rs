@@ -14,8 +14,10 @@ pub(super) fn build(
 ) -> (Box<dyn Fusion>, Parameters) {
     let store = RefCell::new(Parameters::default());
     let at = Builder::new(&store, Seed(0), Device::Cpu, GroupId::Fusion);
-    let widths = MODALITIES.map(str::to_owned).into_iter().zip(widths.iter().copied()).collect();
-    let fusion = config.build(&FusionContext { widths, classes, at }).unwrap();
+    let widths: ByModality<i64> =
+        MODALITIES.map(str::to_owned).into_iter().zip(widths.iter().copied()).collect();
+    let channels = widths.iter().map(|(name, width)| (name.clone(), vec![Some(*width)])).collect();
+    let fusion = config.build(&FusionContext { widths, channels, classes, at }).unwrap();
     (fusion, store.into_inner())
 }
 

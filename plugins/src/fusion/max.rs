@@ -42,7 +42,7 @@ impl Fusion for Max {
         _features: &ByModality<Tensor>,
         _logits: &ByModality<Tensor>,
         _pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         Ok(None)
     }
 

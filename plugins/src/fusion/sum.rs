@@ -48,11 +48,11 @@ impl Fusion for Sum {
         _features: &ByModality<Tensor>,
         logits: &ByModality<Tensor>,
         _pass: &mut Pass<'_>,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Joint>> {
         if logits.is_empty() {
             return Ok(None);
         }
-        Ok(Some(total(logits)?))
+        Ok(Some(Joint::of(total(logits)?)))
     }
 
     fn split(&self, outputs: &Outputs) -> Result<Option<ByModality<Tensor>>> {
@@ -83,6 +83,7 @@ mod tests {
     fn the_joint_logits_are_the_sum_of_the_split() {
         let logits = by_modality([rows(&[[2.0, 0.5]]), rows(&[[-1.0, 3.0]])]);
         let joint = sum().joint(&ByModality::new(), &logits, &mut Pass::evaluation()).unwrap();
+        let joint = joint.map(|joint| joint.logits);
         let outputs = Outputs { logits, joint, ..Outputs::default() };
         assert_close(outputs.joint.as_ref().unwrap(), &rows(&[[1.0, 3.5]]), 0.0);
         let split = sum().split(&outputs).unwrap().unwrap();

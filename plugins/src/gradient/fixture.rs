@@ -1,6 +1,6 @@
 //! What the tests of gradient modifiers share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mie_core::prelude::*;
 
@@ -19,14 +19,32 @@ pub(super) fn with_step_view<T>(run: impl FnOnce(&StepView<'_>) -> T) -> T {
     let parameters = Parameters::default();
     let outputs = Outputs::default();
     let labels = Tensor::zeros([0], (Kind::Int64, Device::Cpu));
-    run(&StepView {
-        parameters: &parameters,
-        outputs: &outputs,
+    run(&blank_view(&parameters, &outputs, &labels, &BTreeMap::new(), &BTreeSet::new()))
+}
+
+/// A view of the first step of a run, on the given parts of it.
+pub(super) fn blank_view<'a>(
+    parameters: &'a Parameters,
+    outputs: &'a Outputs,
+    labels: &'a Tensor,
+    layer_inputs: &'a BTreeMap<String, Tensor>,
+    trained: &'a BTreeSet<String>,
+) -> StepView<'a> {
+    StepView {
+        parameters,
+        outputs,
         split: None,
-        labels: &labels,
+        responses: None,
+        layer_inputs,
+        labels,
+        trained,
+        seed: Seed(0),
         epoch: 0,
+        batch: 0,
+        batches: 1,
         step: 0,
-    })
+        part: 0,
+    }
 }
 
 /// A problem whose gradients pass a modifier before the rule, as the engine's do.

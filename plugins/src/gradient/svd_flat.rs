@@ -248,6 +248,7 @@ impl SvdFlat {
             mode: self.config.covariance_inputs,
             // In the order of the lists a batch would often hold a single class.
             shuffled: true,
+            samples: None,
             spec: Spec::evaluation([source.to_owned()]),
         };
         run.pass(&request, Some(&mut collector), &mut |_, _| Ok(()))?;
@@ -594,6 +595,7 @@ mod tests {
             trained: vec![trained.to_owned()],
             source: source.iter().map(|name| (*name).to_owned()).collect(),
             scores: BTreeMap::new(),
+            group_norms: BTreeMap::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use mie_core::prelude::*;
 /// L = (1/B) sum_k -log softmax(z_k)_(y_k)
 /// ```
 ///
-/// Mixed inputs give mixed targets. Needs a fusion with joint logits; rules that only decide
+/// Where the fusion keeps only some samples for its joint logits, it is their mean. Mixed inputs give mixed targets. Needs a fusion with joint logits; rules that only decide
 /// (`max`, `entropy_weighted`) have none.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -39,18 +39,8 @@ impl Objective for JointCe {
     fn terms(&self, forward: &mut dyn Forward, _notes: &mut Notes) -> Result<Vec<Term>> {
         let spec = forward.full();
         let outputs = forward.run(&spec)?;
-        let joint = outputs.joint.as_ref().ok_or_else(|| {
-            Error::refused(
-                format!(
-                    "the fusion gives no joint logits for a joint loss when {:?} run: it only \
-                     decides, or needs other modalities too",
-                    spec.run
-                ),
-                "choose a fusion with joint logits (`concat`, `sum`, `average`) and a strategy \
-                 that trains its modalities together, or the objective `unimodal_ce`",
-            )
-        })?;
-        let loss = forward.targets().cross_entropy(joint)?;
+        let rows = outputs.rows.as_ref();
+        let loss = forward.targets().cross_entropy_of_rows(outputs.joint_logits()?, rows)?;
         Ok(vec![Term::new("joint", loss)])
     }
 }
@@ -63,7 +53,11 @@ mod tests {
     fn model(joint: Option<Tensor>) -> Fixed {
         Fixed {
             modalities: vec!["audio".to_owned()],
-            outputs: Outputs { joint, ..Outputs::default() },
+            outputs: Outputs {
+                features: ByModality::from([("audio".to_owned(), one_row(&[0.0]))]),
+                joint,
+                ..Outputs::default()
+            },
             targets: one_label(0),
         }
     }

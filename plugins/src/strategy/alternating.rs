@@ -76,6 +76,7 @@ impl Alternating {
             load: Load::Last,
             reset_optimizer: true,
             source: Vec::new(),
+            objectives: Vec::new(),
             score: Score::Fused,
         }
     }
@@ -94,6 +95,7 @@ impl Alternating {
             load: Load::Last,
             reset_optimizer: turn == 0,
             source: source.cloned().into_iter().collect(),
+            objectives: Vec::new(),
             score: Score::Fused,
         })
     }

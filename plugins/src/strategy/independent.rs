@@ -63,6 +63,7 @@ impl Strategy for Independent {
             load: Load::Best,
             reset_optimizer: true,
             source: Vec::new(),
+            objectives: Vec::new(),
             score: Score::Modality(modality.clone()),
         }))
     }

@@ -63,6 +63,7 @@ impl Strategy for Joint {
             load: Load::default(),
             reset_optimizer: true,
             source: Vec::new(),
+            objectives: Vec::new(),
             score,
         }))
     }

@@ -128,6 +128,7 @@ impl Strategy for Staged {
             load: *load,
             reset_optimizer: true,
             source,
+            objectives: Vec::new(),
             score: Score::Fused,
         }))
     }

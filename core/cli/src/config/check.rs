@@ -156,6 +156,7 @@ mod tests {
             load: Load::Best,
             reset_optimizer: true,
             source: Vec::new(),
+            objectives: Vec::new(),
             score: Score::Fused,
         };
         Checked {

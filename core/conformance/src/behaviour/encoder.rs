@@ -100,7 +100,7 @@ fn run(encoder: &dyn Encoder, layouts: &[TensorLayout], statistics: Statistics) 
     let mut x = Named(tensors);
     // Dropout draws from libtorch's generator, which the engine seeds for every pass.
     tch::manual_seed(1);
-    let mut pass = Pass { statistics, probe: None };
+    let mut pass = Pass::of(statistics);
     for stage in 0..encoder.stages() {
         x = encoder.stage(stage, x, &mut pass)?;
     }

@@ -17,13 +17,19 @@ pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
         let store = RefCell::new(Parameters::default());
         let at = Builder::new(&store, Seed(0), Device::Cpu, GroupId::Fusion);
         let widths = outputs.features.iter().map(|(name, x)| (name.clone(), x.size()[1])).collect();
-        let context = FusionContext { widths, classes: CLASSES, at };
+        let channels =
+            outputs.features.iter().map(|(name, x)| (name.clone(), vec![Some(x.size()[1])]));
+        let channels = channels.collect();
+        let context = FusionContext { widths, channels, classes: CLASSES, at };
         config.build(&context)
     };
     let decide = |fusion: &dyn Fusion| -> Result<(Outputs, Tensor)> {
         let mut found = outputs.share();
         let mut pass = Pass::evaluation();
-        found.joint = fusion.joint(&found.features, &found.logits, &mut pass)?;
+        (found.joint, found.rows) = match fusion.joint(&found.features, &found.logits, &mut pass)? {
+            Some(Joint { logits, rows }) => (Some(logits), rows),
+            None => (None, None),
+        };
         let decision = fusion.decide(&found)?;
         Ok((found, decision))
     };
