@@ -41,7 +41,8 @@ pub fn scores(logits: &ByModality<Tensor>, labels: &Tensor) -> Result<Tensor> {
 pub fn against_the_others(scores: &Tensor) -> Result<Tensor> {
     let count = scores.size().first().copied().unwrap_or(1);
     let others = scores.f_sum(None::<Kind>)?.f_sub(scores)?;
-    let mean = others.f_div_scalar((count - 1).max(1))?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+    let mean =
+        others.f_div_scalar((count - 1).max(1))?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
     // The difference of a sum rounds; of two modalities the other one is known exactly.
     if count == 2 {
         let other = scores.f_flip([0])?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;

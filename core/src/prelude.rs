@@ -7,7 +7,7 @@ pub use crate::error::{Error, Result, ensure_range};
 pub use crate::family::*;
 pub use crate::layers::{
     BatchNorm, Conv2d, Conv2dShape, Layer, LayerKind, Linear, Pass, Probe, Statistics,
-    global_average_pool,
+    TrainingPass, global_average_pool,
 };
 pub use crate::parameters::{
     Builder, ByParam, Grads, GroupId, Initial, ParamId, Parameters, global_norm,

@@ -7,6 +7,9 @@
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
+use tch::{Kind, Tensor};
+
+use crate::error::Result;
 
 /// Generator handed out for one stream.
 pub type Stream = ChaCha8Rng;
@@ -75,9 +78,84 @@ pub fn permutation(count: usize, stream: &mut impl Rng) -> Vec<usize> {
     order
 }
 
+/// Draws standard normal numbers in the shape and on the device of `like`, named by `number`.
+///
+/// Entry `i` is a function of `number` and `i` alone: SplitMix64 (Steele et al. 2014,
+/// <https://doi.org/10.1145/2660193.2660195>), of whose 64 bits two uniform numbers of 24 bits are
+/// made, and of these a normal one (Box and Muller 1958). It uses no generator of libtorch's and
+/// moves nothing to or from a device.
+///
+/// # Errors
+/// When memory runs out.
+pub fn standard_normal(number: u64, like: &Tensor) -> Result<Tensor> {
+    let count = like.numel() as i64;
+    let shifted = |z: &Tensor, bits: i64| -> Result<Tensor> {
+        // The shift keeps the sign; what it draws in is masked out.
+        let mask = (u64::MAX >> bits) as i64;
+        Ok(z.f_bitwise_right_shift_tensor_scalar(bits)?.f_bitwise_and_(mask)?)
+    };
+    let mut z = Tensor::f_arange(count, (Kind::Int64, like.device()))?
+        .f_add_scalar_(1)?
+        .f_mul_scalar_(0x9E37_79B9_7F4A_7C15u64 as i64)?
+        .f_add_scalar_(number as i64)?;
+    for (bits, factor) in [(30, 0xBF58_476D_1CE4_E5B9u64), (27, 0x94D0_49BB_1331_11EBu64)] {
+        let part = shifted(&z, bits)?;
+        z = z.f_bitwise_xor_tensor_(&part)?.f_mul_scalar_(factor as i64)?;
+    }
+    let part = shifted(&z, 31)?;
+    z = z.f_bitwise_xor_tensor_(&part)?;
+    const UNIT: f64 = 1.0 / (1 << 24) as f64;
+    let uniform = |bits: &Tensor| -> Result<Tensor> {
+        // Half a unit off, so that no logarithm of 0 is taken.
+        Ok(bits.f_to_kind(Kind::Float)?.f_add_scalar_(0.5)?.f_mul_scalar_(UNIT)?)
+    };
+    let radius = uniform(&shifted(&z, 40)?)?.f_log_()?.f_mul_scalar_(-2.0)?.f_sqrt_()?;
+    let angle = uniform(&z.f_bitwise_and_((1 << 24) - 1)?)?;
+    Ok(angle
+        .f_mul_scalar(std::f64::consts::TAU)?
+        .f_cos_()?
+        .f_mul_(&radius)?
+        .f_view(like.size().as_slice())?
+        .f_to_kind(like.kind())?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// SplitMix64 as its authors give it.
+    fn split_mix(state: u64) -> u64 {
+        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    #[test]
+    fn normal_numbers_are_those_of_the_readable_version_and_look_normal() {
+        let like = Tensor::zeros([50, 1000], (Kind::Float, tch::Device::Cpu));
+        let found = standard_normal(42, &like).unwrap();
+        assert_eq!(found.size(), [50, 1000]);
+        let values: Vec<f32> = Vec::try_from(found.flatten(0, -1)).unwrap();
+        for (index, value) in values.iter().enumerate().take(100) {
+            let step = (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let bits = split_mix(step.wrapping_add(42));
+            let uniform = |bits: u64| (bits as f64 + 0.5) / f64::from(1 << 24);
+            let radius = (-2.0 * uniform(bits >> 40).ln()).sqrt();
+            let expected = radius * (std::f64::consts::TAU * uniform(bits & 0xFF_FFFF)).cos();
+            assert!((f64::from(*value) - expected).abs() < 1e-5, "{value}, expected {expected}");
+        }
+        let mean = found.mean(Kind::Double).double_value(&[]);
+        let spread = found.std(true).double_value(&[]);
+        let fourth = found.pow_tensor_scalar(4).mean(Kind::Double).double_value(&[]);
+        // Within five standard errors.
+        assert!(mean.abs() < 0.0224 && (spread - 1.0).abs() < 0.016, "{mean} {spread}");
+        assert!((fourth - 3.0).abs() < 0.22, "{fourth}");
+        let pairs = found.flatten(0, -1);
+        let (one, next) = (pairs.narrow(0, 0, 49_999), pairs.narrow(0, 1, 49_999));
+        assert!((one * next).mean(Kind::Double).double_value(&[]).abs() < 0.0224);
+        assert_eq!(found, standard_normal(42, &like).unwrap());
+        assert_ne!(found, standard_normal(43, &like).unwrap());
+    }
 
     #[test]
     fn a_stream_depends_on_every_part_of_its_name_and_on_nothing_else() {

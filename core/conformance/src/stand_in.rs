@@ -378,27 +378,59 @@ pub struct TinyRun {
     seed: Seed,
     encoders: ByModality<Linear>,
     heads: ByModality<[Linear; 2]>,
+    /// The one head of all modalities, which then are trained in turns.
+    shared: Option<[Linear; 2]>,
 }
 
 impl TinyRun {
     /// Draws weights from a seed.
     pub fn new(seed: Seed) -> Self {
+        Self::build(seed, false)
+    }
+
+    /// Draws weights from a seed; all modalities share one head and are trained in turns, the one
+    /// at even steps, the other at odd ones.
+    pub fn with_shared_head(seed: Seed) -> Self {
+        Self::build(seed, true)
+    }
+
+    /// The one of the two that has what a plugin needs.
+    pub fn fitting(needs: &[Need], seed: Seed) -> Self {
+        Self::build(seed, needs.contains(&Need::SharedHead))
+    }
+
+    fn build(seed: Seed, shares: bool) -> Self {
         let store = RefCell::new(Parameters::default());
         let at = |group| Builder::new(&store, seed, Device::Cpu, group);
         let (mut encoders, mut heads) = (ByModality::new(), ByModality::new());
+        let linear = |at: Builder<'_>, inputs, outputs| Linear::new(&at, inputs, outputs).unwrap();
+        let head = |at: Builder<'_>| {
+            [linear(at.sub("fc1"), FEATURES, FEATURES), linear(at.sub("fc2"), FEATURES, CLASSES)]
+        };
         for name in MODALITIES.map(str::to_owned) {
             let encoder = at(GroupId::Encoder(name.clone()));
-            let head = at(GroupId::Head(name.clone()));
-            let linear = |at: Builder<'_>, inputs, outputs| Linear::new(&at, inputs, outputs);
-            encoders.insert(name.clone(), linear(encoder.sub("fc"), INPUTS, FEATURES).unwrap());
-            let head = [
-                linear(head.sub("fc1"), FEATURES, FEATURES).unwrap(),
-                linear(head.sub("fc2"), FEATURES, CLASSES).unwrap(),
-            ];
-            heads.insert(name, head);
+            encoders.insert(name.clone(), linear(encoder.sub("fc"), INPUTS, FEATURES));
+            if !shares {
+                heads.insert(name.clone(), head(at(GroupId::Head(name))));
+            }
         }
+        let shared = shares.then(|| head(at(GroupId::SharedHead)));
         let parameters = store.into_inner();
-        Self { parameters, warnings: Vec::new(), findings: Vec::new(), seed, encoders, heads }
+        let (warnings, findings) = (Vec::new(), Vec::new());
+        Self { parameters, warnings, findings, seed, encoders, heads, shared }
+    }
+
+    fn head(&self, modality: &str) -> &[Linear; 2] {
+        self.shared.as_ref().unwrap_or_else(|| &self.heads[modality])
+    }
+
+    /// Modalities trained in a step.
+    fn trained(&self, step: u64) -> BTreeSet<String> {
+        let mut all: BTreeSet<String> = self.modalities().into_iter().collect();
+        if self.shared.is_some() {
+            all.retain(|name| *name == MODALITIES[step as usize % MODALITIES.len()]);
+        }
+        all
     }
 
     /// Classes of the batch of a step. `[8]` i64
@@ -433,7 +465,7 @@ impl TinyRun {
             let statistics = spec.statistics.unwrap_or(Statistics::Update);
             let mut pass = Pass::of(statistics).probed(probe);
             let feature = encoder.forward(&x, &mut pass)?.f_relu()?;
-            let [first, second] = &self.heads[name];
+            let [first, second] = self.head(name);
             let hidden = first.forward(&feature, &mut pass)?.f_relu()?;
             outputs.logits.insert(name.clone(), second.forward(&hidden, &mut pass)?);
             outputs.features.insert(name.clone(), feature);
@@ -446,7 +478,8 @@ impl TinyRun {
         Ok(outputs)
     }
 
-    /// Gradients of the cross-entropy of each modality, summed and by term, for a step's batch.
+    /// Gradients of the cross-entropy of each modality and of the joint logits, summed and by
+    /// term, for a step's batch; of the one modality in turn where the head is shared.
     ///
     /// # Errors
     /// When libtorch refuses.
@@ -457,17 +490,27 @@ impl TinyRun {
         let groups = self.parameters.ids();
         let ids: Vec<(ParamId, &Tensor)> = self.parameters.trainable(&groups).collect();
         let mut gradients = Grads::default();
-        for (name, logits) in &outputs.logits {
-            let own = ids.iter().filter(|(id, _)| id.group.modality() == Some(name.as_str()));
-            let (own, values): (Vec<ParamId>, Vec<&Tensor>) =
-                own.map(|(id, value)| (id.clone(), *value)).unzip();
+        let trained = self.trained(step);
+        let own = outputs.logits.iter().filter(|(name, _)| trained.contains(*name));
+        let mut losses: Vec<(String, &Tensor)> =
+            own.map(|(name, logits)| (format!("unimodal.{name}"), logits)).collect();
+        if self.shared.is_none() {
+            losses.extend(outputs.joint.iter().map(|joint| ("joint".to_owned(), joint)));
+        }
+        for (name, logits) in losses {
             let loss = targets.cross_entropy(logits)?;
+            let values: Vec<&Tensor> = ids.iter().map(|(_, value)| *value).collect();
             let found = Tensor::f_run_backward(&[loss], &values, true, false)?;
-            let term: ByParam =
-                own.into_iter().zip(found).map(|(id, found)| (id, found.copy())).collect();
-            let copies = term.iter().map(|(id, found)| (id.clone(), found.copy()));
-            gradients.sum.extend(copies);
-            gradients.by_term.insert(format!("unimodal.{name}"), term);
+            let mut term = ByParam::new();
+            for ((id, _), gradient) in ids.iter().zip(found).filter(|(_, found)| found.defined()) {
+                let sum = match gradients.sum.get(id) {
+                    Some(sum) => sum.f_add(&gradient)?,
+                    None => gradient.f_detach_copy()?,
+                };
+                gradients.sum.insert(id.clone(), sum);
+                term.insert(id.clone(), gradient.f_detach_copy()?);
+            }
+            gradients.by_term.insert(name, term);
         }
         Ok(gradients)
     }
@@ -489,7 +532,7 @@ impl TinyRun {
             .collect::<Result<_>>()?;
         let labels = self.labels(step);
         let mut layers = Everything::default();
-        self.outputs(&Spec::evaluation(self.modalities()), step, Some(&mut layers))?;
+        self.outputs(&Spec::evaluation(self.trained(step)), step, Some(&mut layers))?;
         see(&StepView {
             parameters: &self.parameters,
             outputs: &outputs,
@@ -497,7 +540,7 @@ impl TinyRun {
             responses: Some(&split),
             layer_inputs: &layers.0,
             labels: &labels,
-            trained: &self.modalities().into_iter().collect(),
+            trained: &self.trained(step),
             seed: self.seed,
             epoch: 0,
             batch: step % BATCHES,
@@ -527,7 +570,13 @@ impl TinyRun {
             groups: self.parameters.ids(),
             phases: vec![Phase {
                 label: "the only one".to_owned(),
-                sub_steps: vec![SubStep { modalities: modalities.clone() }],
+                sub_steps: match self.shared {
+                    None => vec![SubStep { modalities: modalities.clone() }],
+                    Some(_) => {
+                        let turn = |name: &String| SubStep { modalities: vec![name.clone()] };
+                        modalities.iter().map(turn).collect()
+                    }
+                },
                 epochs: 4,
                 load: Load::Best,
                 reset_optimizer: true,
@@ -535,9 +584,18 @@ impl TinyRun {
                 objectives: Vec::new(),
                 score: Score::Fused,
             }],
-            terms: modalities.iter().map(|name| format!("unimodal.{name}")).collect(),
+            terms: modalities
+                .iter()
+                .map(|name| format!("unimodal.{name}"))
+                .chain(["joint".to_owned()])
+                .collect(),
             scores,
-            shared_head: Vec::new(),
+            shared_head: self
+                .shared
+                .iter()
+                .flatten()
+                .map(|linear| linear.layer().clone())
+                .collect(),
             batch_size: BATCH as usize,
             training_samples: Some((BATCH as u64 * BATCHES) as usize),
         }
@@ -557,6 +615,10 @@ impl RunOps for TinyRun {
             each(&outputs, &self.labels(step))?;
         }
         Ok(())
+    }
+
+    fn samples(&self, _split: Split) -> usize {
+        (BATCH as u64 * BATCHES) as usize
     }
 
     fn evaluate(&mut self, _split: Split) -> Result<BTreeMap<String, f64>> {
@@ -616,8 +678,8 @@ impl RunOps for TinyRun {
 
     fn layers(&self, modality: &str) -> Vec<Layer> {
         let encoder = self.encoders.get(modality).into_iter();
-        let heads = self.heads.get(modality).into_iter().flatten();
-        encoder.chain(heads).map(|linear| linear.layer().clone()).collect()
+        let heads = self.encoders.get(modality).map(|_| self.head(modality));
+        encoder.chain(heads.into_iter().flatten()).map(|linear| linear.layer().clone()).collect()
     }
 
     fn parameter_count(&self, modality: &str) -> usize {

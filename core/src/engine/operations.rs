@@ -172,6 +172,10 @@ impl RunOps for Operations<'_> {
         Ok(())
     }
 
+    fn samples(&self, split: Split) -> usize {
+        self.source.len(split)
+    }
+
     fn evaluate(&mut self, split: Split) -> Result<BTreeMap<String, f64>> {
         let evaluation = evaluate(self.model, self.source, split, self.settings, None)?;
         self.cursor.cost.evaluate_seconds += evaluation.seconds;

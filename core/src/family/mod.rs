@@ -63,6 +63,16 @@ impl State {
         Ok(())
     }
 
+    /// Takes a value out.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] when there is none of this name and kind.
+    pub fn take<T: serde::de::DeserializeOwned>(&mut self, name: &str) -> Result<T> {
+        let value = self.values.remove(name).unwrap_or_default();
+        serde_json::from_value(value)
+            .map_err(|error| Error::Bug(format!("saved state `{name}`: {error}")))
+    }
+
     /// Refuses any content: what a stateless plugin does on loading.
     ///
     /// # Errors
@@ -297,6 +307,11 @@ pub trait RunOps {
         probe: Option<&mut dyn Probe>,
         each: &mut dyn FnMut(&Outputs, &Tensor) -> Result<()>,
     ) -> Result<()>;
+
+    /// Number of samples of a split.
+    fn samples(&self, _split: Split) -> usize {
+        0
+    }
 
     /// Evaluates a split: scores by `output.metric`, e.g. `fused.loss`.
     ///

@@ -173,6 +173,10 @@ impl Encoder for Resnet18 {
         self.width
     }
 
+    fn channels(&self, index: usize) -> Option<i64> {
+        if index == 0 { Some(WIDTHS[0]) } else { WIDTHS.get(index - 1).copied() }
+    }
+
     fn layers(&self) -> Vec<Layer> {
         let blocks = self.layers.iter().flatten().flat_map(Block::convolutions);
         std::iter::once(&self.stem.conv).chain(blocks).map(|conv| conv.layer().clone()).collect()

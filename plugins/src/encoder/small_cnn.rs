@@ -115,6 +115,13 @@ impl Encoder for SmallCnn {
         self.width
     }
 
+    fn channels(&self, index: usize) -> Option<i64> {
+        match self.blocks.get(index + 1) {
+            Some(_) => self.blocks.get(index).map(|block| block.conv.layer().shape[0]),
+            None => Some(self.width),
+        }
+    }
+
     fn layers(&self) -> Vec<Layer> {
         self.blocks.iter().map(|block| block.conv.layer().clone()).collect()
     }

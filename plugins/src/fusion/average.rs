@@ -2,7 +2,7 @@
 
 use mie_core::prelude::*;
 
-use super::util::stack;
+use super::util::{mean_over_modalities, stack};
 
 /// Averages probabilities or logits over the modalities.
 ///
@@ -69,7 +69,7 @@ impl Fusion for Average {
         if logits.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Joint::of(mean(&stack(logits)?)?)))
+        Ok(Some(Joint::of(mean_over_modalities(&stack(logits)?)?)))
     }
 
     fn split(&self, outputs: &Outputs) -> Result<Option<ByModality<Tensor>>> {
@@ -84,15 +84,10 @@ impl Fusion for Average {
     fn decide(&self, outputs: &Outputs) -> Result<Tensor> {
         let logits = stack(&outputs.logits)?;
         match self.decide {
-            Averaged::Probabilities => mean(&probabilities(&logits)?),
-            Averaged::Logits => probabilities(&mean(&logits)?),
+            Averaged::Probabilities => mean_over_modalities(&probabilities(&logits)?),
+            Averaged::Logits => probabilities(&mean_over_modalities(&logits)?),
         }
     }
-}
-
-/// Mean over the modalities of `[modalities, batch, classes]`.
-fn mean(stacked: &Tensor) -> Result<Tensor> {
-    Ok(stacked.f_mean_dim(0i64, false, None::<Kind>)?)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use mie_core::prelude::*;
 
+use super::util::joint_or_error;
+
 /// Concatenates features and classifies them by one joint head.
 ///
 /// With `h_1 … h_M` the features in alphabetical order of their modalities:
@@ -104,14 +106,7 @@ impl Fusion for Concat {
     }
 
     fn decide(&self, outputs: &Outputs) -> Result<Tensor> {
-        let joint = outputs.joint.as_ref().ok_or_else(|| {
-            Error::shape(
-                "features for the joint logits of fusion `concat`",
-                self.widths.keys().collect::<Vec<_>>(),
-                outputs.features.keys().collect::<Vec<_>>(),
-            )
-        })?;
-        probabilities(joint)
+        probabilities(joint_or_error("concat", outputs)?)
     }
 }
 
@@ -191,7 +186,7 @@ mod tests {
         assert_eq!(
             error,
             "features for the joint logits of fusion `concat`: \
-             expected [\"audio\", \"flow\"], found [\"audio\"]"
+             expected \"all modalities of the run\", found [\"audio\"]"
         );
     }
 

@@ -12,13 +12,43 @@ pub(super) fn build(
     widths: &[i64],
     classes: i64,
 ) -> (Box<dyn Fusion>, Parameters) {
+    let stages: Vec<[Option<i64>; 1]> = widths.iter().map(|width| [Some(*width)]).collect();
+    let stages: Vec<&[Option<i64>]> = stages.iter().map(|stage| &stage[..]).collect();
+    build_with_channels(config, widths, &stages, classes).unwrap()
+}
+
+/// Builds a fusion for encoders whose stages leave the given channels.
+pub(super) fn build_with_channels(
+    config: &dyn FusionConfig,
+    widths: &[i64],
+    channels: &[&[Option<i64>]],
+    classes: i64,
+) -> Result<(Box<dyn Fusion>, Parameters)> {
     let store = RefCell::new(Parameters::default());
     let at = Builder::new(&store, Seed(0), Device::Cpu, GroupId::Fusion);
-    let widths: ByModality<i64> =
-        MODALITIES.map(str::to_owned).into_iter().zip(widths.iter().copied()).collect();
-    let channels = widths.iter().map(|(name, width)| (name.clone(), vec![Some(*width)])).collect();
-    let fusion = config.build(&FusionContext { widths, channels, classes, at }).unwrap();
-    (fusion, store.into_inner())
+    let names = || MODALITIES.map(str::to_owned).into_iter();
+    let widths = names().zip(widths.iter().copied()).collect();
+    let channels = names().zip(channels.iter().map(|stages| stages.to_vec())).collect();
+    let fusion = config.build(&FusionContext { widths, channels, classes, at })?;
+    Ok((fusion, store.into_inner()))
+}
+
+/// What a fusion says that cannot be built.
+pub(super) fn refusal(config: &dyn FusionConfig, widths: &[i64], classes: i64) -> String {
+    let stages: Vec<[Option<i64>; 1]> = widths.iter().map(|width| [Some(*width)]).collect();
+    let stages: Vec<&[Option<i64>]> = stages.iter().map(|stage| &stage[..]).collect();
+    build_with_channels(config, widths, &stages, classes).err().unwrap().to_string()
+}
+
+/// Overwrites a parameter.
+pub(super) fn set(store: &Parameters, path: &str, values: &Tensor) {
+    let _guard = no_grad_guard();
+    store.find(path).unwrap().1.shallow_clone().copy_(values);
+}
+
+/// In f32, as parameters are.
+pub(super) fn single(tensor: Tensor) -> Tensor {
+    tensor.to_kind(Kind::Float)
 }
 
 /// Names tensors after the first modalities.

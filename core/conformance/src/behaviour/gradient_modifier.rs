@@ -17,7 +17,7 @@ type Bits = Vec<BTreeMap<String, Vec<u64>>>;
 
 pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
     let config: Box<dyn GradientModifierConfig> = config((plugin.example)())?;
-    let run = TinyRun::new(Seed(6));
+    let run = TinyRun::fitting(config.build()?.needs(), Seed(6));
     let plain = |steps: std::ops::Range<u64>| -> Result<Bits> {
         steps.map(|step| Ok(bits_of(&run.gradients(step)?.sum))).collect()
     };
@@ -62,8 +62,8 @@ pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
 
 /// Builds a modifier and lets it learn from the first modality for the second.
 fn started(config: &dyn GradientModifierConfig) -> Result<Box<dyn GradientModifier>> {
-    let mut run = TinyRun::new(Seed(6));
     let mut modifier = config.build()?;
+    let mut run = TinyRun::fitting(modifier.needs(), Seed(6));
     modifier.check(&run.shape())?;
     let mut at = boundary(Moment::PhaseStart, 0, &[]);
     at.source = vec![MODALITIES[0].to_owned()];
