@@ -692,6 +692,10 @@ impl RunOps for TinyRun {
         MODALITIES.map(str::to_owned).to_vec()
     }
 
+    fn groups(&self) -> Vec<GroupId> {
+        self.parameters.ids().into_iter().collect()
+    }
+
     fn device(&self) -> Device {
         Device::Cpu
     }

@@ -236,6 +236,10 @@ impl RunOps for Operations<'_> {
         self.model.modalities()
     }
 
+    fn groups(&self) -> Vec<GroupId> {
+        self.parameters.ids().into_iter().collect()
+    }
+
     fn device(&self) -> Device {
         self.settings.device
     }

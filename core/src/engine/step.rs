@@ -67,6 +67,8 @@ pub(super) struct Left {
     pub(super) gradient_norm: Option<Tensor>,
     /// The same by group, when watched.
     pub(super) group_norms: Vec<(GroupId, Tensor)>,
+    /// Norm of each group's weights before the step, when wanted.
+    pub(super) weight_norms: BTreeMap<GroupId, Tensor>,
     /// Gradient of each modality's head as one vector, when watched.
     pub(super) head_gradients: Vec<(String, Tensor)>,
     /// Time in passes at displaced weights.
@@ -424,6 +426,12 @@ impl Step<'_> {
         }
         for (group, gradients) in by_group {
             self.left.group_norms.push((group.clone(), global_norm(gradients.iter().copied())?));
+            if self.group_norms
+                && let Some(weights) = self.parameters.group(group)
+            {
+                let norm = global_norm(weights.params.values())?;
+                self.left.weight_norms.insert(group.clone(), norm);
+            }
         }
         Ok(())
     }

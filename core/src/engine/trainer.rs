@@ -26,7 +26,7 @@ use crate::error::{Error, Result, guarded};
 use crate::family::{
     Boundary, Directive, GroupNorms, Load, Mode, Moment, Need, Phase, Report, Score, Split, SubStep,
 };
-use crate::parameters::{GroupId, global_norm};
+use crate::parameters::GroupId;
 use crate::random::{Purpose, Seed};
 
 /// How a call to train ended.
@@ -430,7 +430,7 @@ impl<'a> Trainer<'a> {
             }
         }
         if group_norms {
-            self.read_group_norms(&left)?;
+            self.read_group_norms(&left);
         }
         let cost = &mut self.cursor.cost;
         cost.steps += 1;
@@ -451,19 +451,16 @@ impl<'a> Trainer<'a> {
         self.remember(batch, left, &active)
     }
 
-    fn read_group_norms(&mut self, left: &Left) -> Result<()> {
-        let _guard = no_grad_guard();
-        for (id, norm) in &left.group_norms {
-            let Some(group) = self.built.parameters.group(id) else { continue };
-            let weights = global_norm(group.params.values())?.double_value(&[]);
-            let gradient = norm.double_value(&[]);
+    fn read_group_norms(&mut self, left: &Left) {
+        for (group, gradient) in &left.group_norms {
+            let Some(weights) = left.weight_norms.get(group) else { continue };
+            let squared = |norm: &Tensor| norm.double_value(&[]).powi(2);
             let norms = GroupNorms {
-                gradient_squared: gradient * gradient,
-                weights_squared: weights * weights,
+                gradient_squared: squared(gradient),
+                weights_squared: squared(weights),
             };
-            self.group_norms.insert(id.clone(), norms);
+            self.group_norms.insert(group.clone(), norms);
         }
-        Ok(())
     }
 
     fn mixed(&self, batch: &Batch, sub_step: &SubStep, index: u64) -> Result<Option<Batch>> {

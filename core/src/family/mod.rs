@@ -240,12 +240,12 @@ pub struct Boundary {
     pub group_norms: BTreeMap<GroupId, GroupNorms>,
 }
 
-/// Squared L2 norms of a group after a step.
+/// Squared L2 norms of a group in a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GroupNorms {
     /// Of the gradient, before modifiers.
     pub gradient_squared: f64,
-    /// Of the weights, after the step.
+    /// Of the weights, before the step.
     pub weights_squared: f64,
 }
 
@@ -361,6 +361,11 @@ pub trait RunOps {
 
     /// All modalities of the run, in alphabetical order.
     fn modalities(&self) -> Vec<String>;
+
+    /// Groups of parameters of the run.
+    fn groups(&self) -> Vec<GroupId> {
+        Vec::new()
+    }
 
     /// Device of the model.
     fn device(&self) -> tch::Device;
