@@ -9,7 +9,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use mie_core::layers::LayerKind;
-use mie_core::projection::{Covariance, CovarianceKind, Precision, Solver, project};
+use mie_core::projection::{Covariance, CovarianceKind, Precision, Solver, SpectralMap, project};
 use tch::{Device, Kind, Tensor};
 
 const WIDTHS: [i64; 5] = [64, 256, 512, 768, 1024];
@@ -43,7 +43,9 @@ fn refresh(c: &mut Criterion) {
         let sum = covariance(width, 558);
         for (name, solver) in [("eigh", Solver::Eigh), ("svd", Solver::Svd)] {
             group.bench_function(BenchmarkId::new(name, width), |b| {
-                b.iter(|| project("bench", &sum, 0.4, solver).unwrap());
+                b.iter(|| {
+                    project("bench", &sum, SpectralMap::Flat { alpha: 0.4 }, solver).unwrap()
+                });
             });
         }
     }
@@ -52,7 +54,13 @@ fn refresh(c: &mut Criterion) {
 fn apply(c: &mut Criterion) {
     let mut group = c.benchmark_group("apply");
     for width in WIDTHS {
-        let (projection, _) = project("bench", &covariance(width, 64), 0.4, Solver::Auto).unwrap();
+        let (projection, _) = project(
+            "bench",
+            &covariance(width, 64),
+            SpectralMap::Flat { alpha: 0.4 },
+            Solver::Auto,
+        )
+        .unwrap();
         let gradient = Tensor::randn([256, width], (Kind::Double, Device::Cpu));
         group.bench_function(BenchmarkId::from_parameter(width), |b| {
             b.iter(|| projection.apply(&gradient).unwrap());

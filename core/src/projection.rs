@@ -169,6 +169,37 @@ pub enum Solver {
     Svd,
 }
 
+/// What becomes of the eigenvalues `s_1 >= … >= s_d` of a covariance: `P = V diag(f(s)) V^T`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SpectralMap {
+    /// `exp(-alpha (s_k - s_d) / (s_1 - s_d))` (Eq. 7); the identity for `alpha` 0.
+    Flat {
+        /// Scaling factor, at least 0.
+        alpha: f64,
+    },
+    /// 1 where `s_k <= multiple s_d`, up to rounding, else 0: the hard null space of Adam-NSCL.
+    NullSpace {
+        /// Multiple of the smallest eigenvalue, at least 1.
+        multiple: f64,
+        /// Whether the matrix is divided by its Frobenius norm.
+        unit_norm: bool,
+    },
+}
+
+impl SpectralMap {
+    fn validate(self) -> Result<()> {
+        match self {
+            Self::Flat { alpha } => {
+                ensure_range("alpha", "[0, inf)", alpha, alpha >= 0.0 && alpha.is_finite())
+            }
+            Self::NullSpace { multiple, .. } => {
+                let holds = multiple >= 1.0 && multiple.is_finite();
+                ensure_range("multiple", "[1, inf)", multiple, holds)
+            }
+        }
+    }
+}
+
 /// What a solver found out, for the record.
 #[derive(Debug, Clone, Serialize, PartialEq)]
 pub struct SpectrumReport {
@@ -242,16 +273,16 @@ impl Projection {
 /// which a working LAPACK keeps with a wide margin (measured: 13 where this has 100).
 ///
 /// # Errors
-/// [`Error::Range`] for a negative `alpha`; [`Error::Shape`], before any decomposition, when the
+/// [`Error::Range`] for a map out of its range; [`Error::Shape`], before any decomposition, when the
 /// covariance has entries that are not finite; [`Error::Torch`] when no attempt was exact. The
 /// last two name the layer.
 pub fn project(
     layer: &str,
     covariance: &Covariance,
-    alpha: f64,
+    map: SpectralMap,
     solver: Solver,
 ) -> Result<(Projection, SpectrumReport)> {
-    ensure_range("alpha", "[0, inf)", alpha, alpha >= 0.0 && alpha.is_finite())?;
+    map.validate()?;
     let _guard = no_grad_guard();
     let started = Instant::now();
     let matrix = covariance.matrix();
@@ -261,7 +292,7 @@ pub fn project(
     let ladder = Attempt::ladder(&matrix, solver);
     let taken = first_exact(layer, &matrix, ladder, &Attempt::decompose)?;
     let spectrum = Spectrum::new(taken.found.values, matrix.kind())?;
-    let projection = spectrum.projection(&taken.found.vectors, alpha)?;
+    let projection = spectrum.projection(&taken.found.vectors, map)?;
     let report = SpectrumReport {
         width: matrix.size()[0],
         batches: covariance.batches(),
@@ -488,25 +519,43 @@ impl Spectrum {
         Ok(above.int64_value(&[]))
     }
 
-    fn projection(&self, vectors: &Tensor, alpha: f64) -> Result<Tensor> {
+    fn projection(&self, vectors: &Tensor, map: SpectralMap) -> Result<Tensor> {
         let kind = self.values.kind();
-        // A factor of 1 everywhere is the identity, to the bit.
-        if self.flat || alpha <= 0.0 {
-            return Ok(Tensor::f_eye(self.values.size()[0], (kind, self.values.device()))?);
-        }
+        let unit_norm = matches!(map, SpectralMap::NullSpace { unit_norm: true, .. });
+        let matrix = match self.factors(map)? {
+            // A factor of 1 everywhere is the identity, to the bit.
+            None => Tensor::f_eye(self.values.size()[0], (kind, self.values.device()))?,
+            Some(factors) => {
+                let factors = factors.f_to_kind(kind)?;
+                let matrix = vectors.f_mul(&factors.f_unsqueeze(0)?)?.f_matmul(&vectors.f_tr()?)?;
+                // Rounding leaves an asymmetry of one unit in the last place.
+                matrix.f_add(&matrix.f_tr()?)?.f_mul_scalar(0.5)?
+            }
+        };
+        Ok(if unit_norm { matrix.f_div(&matrix.f_norm()?)? } else { matrix })
+    }
+
+    /// Factors `f(s)`, `[width]`; `None` where all are 1.
+    fn factors(&self, map: SpectralMap) -> Result<Option<Tensor>> {
         // In f64 whatever the vectors are in: it is one vector, and `alpha` may be beyond f32.
-        let share = self
-            .values
-            .f_to_kind(Kind::Double)?
-            .f_sub_scalar(self.smallest)?
-            .f_div_scalar(self.largest - self.smallest)?
-            // Directions that no input uses are equally flat: a large `alpha` must not tell
-            // apart what only rounding does.
-            .f_threshold(self.tolerance, 0.0)?;
-        let factors = share.f_mul_scalar(-alpha)?.f_exp()?.f_to_kind(kind)?;
-        let matrix = vectors.f_mul(&factors.f_unsqueeze(0)?)?.f_matmul(&vectors.f_tr()?)?;
-        // Rounding leaves an asymmetry of one unit in the last place.
-        Ok(matrix.f_add(&matrix.f_tr()?)?.f_mul_scalar(0.5)?)
+        let values = || self.values.f_to_kind(Kind::Double);
+        Ok(match map {
+            _ if self.flat => None,
+            SpectralMap::Flat { alpha } if alpha <= 0.0 => None,
+            SpectralMap::Flat { alpha } => {
+                let share = values()?
+                    .f_sub_scalar(self.smallest)?
+                    .f_div_scalar(self.largest - self.smallest)?
+                    // Directions that no input uses are equally flat: a large `alpha` must not
+                    // tell apart what only rounding does.
+                    .f_threshold(self.tolerance, 0.0)?;
+                Some(share.f_mul_scalar(-alpha)?.f_exp()?)
+            }
+            SpectralMap::NullSpace { multiple, .. } => {
+                let limit = (multiple * self.smallest).max(self.tolerance * self.largest);
+                Some(values()?.f_le(limit)?.f_to_kind(Kind::Double)?)
+            }
+        })
     }
 }
 
@@ -520,6 +569,35 @@ mod tests {
     const ALPHA: f64 = 0.4;
     const LAYER: &str = "head.audio.fc1";
 
+    fn flat(alpha: f64) -> SpectralMap {
+        SpectralMap::Flat { alpha }
+    }
+
+    #[test]
+    fn the_null_space_keeps_what_is_no_larger_than_a_multiple_of_the_smallest() {
+        let c = Tensor::from_slice(&[10.0, 4.0, 1.0, 1.5]).diag(0);
+        let found = |multiple, unit_norm| {
+            let map = SpectralMap::NullSpace { multiple, unit_norm };
+            project(LAYER, &of(&c), map, Solver::Eigh).unwrap().0.matrix().shallow_clone()
+        };
+        close(&found(1.0, false), &Tensor::from_slice(&[0.0, 0.0, 1.0, 0.0]).diag(0), 1e-12);
+        close(&found(2.0, false), &Tensor::from_slice(&[0.0, 0.0, 1.0, 1.0]).diag(0), 1e-12);
+        let half = 0.5f64.sqrt();
+        close(&found(2.0, true), &Tensor::from_slice(&[0.0, 0.0, half, half]).diag(0), 1e-12);
+        // What no input uses is kept although the smallest eigenvalue is nothing.
+        let c = Tensor::from_slice(&[10.0, 0.0, 0.0]).diag(0);
+        let map = SpectralMap::NullSpace { multiple: 10.0, unit_norm: false };
+        let (found, _) = project(LAYER, &of(&c), map, Solver::Eigh).unwrap();
+        close(found.matrix(), &Tensor::from_slice(&[0.0, 1.0, 1.0]).diag(0), 1e-12);
+        let error = project(
+            LAYER,
+            &of(&c),
+            SpectralMap::NullSpace { multiple: 0.5, unit_norm: false },
+            Solver::Eigh,
+        );
+        assert!(error.unwrap_err().to_string().contains("`multiple` is 0.5"));
+    }
+
     fn matrix(values: &[f64], width: i64) -> Tensor {
         Tensor::from_slice(values).view([-1, width])
     }
@@ -529,7 +607,7 @@ mod tests {
     }
 
     fn p(c: &Tensor, alpha: f64) -> Tensor {
-        project(LAYER, &of(c), alpha, Solver::Eigh).unwrap().0.matrix().shallow_clone()
+        project(LAYER, &of(c), flat(alpha), Solver::Eigh).unwrap().0.matrix().shallow_clone()
     }
 
     fn close(found: &Tensor, expected: &Tensor, tolerance: f64) {
@@ -567,7 +645,7 @@ mod tests {
         ];
         for (alpha, values) in expected {
             for solver in [Solver::Eigh, Solver::Svd] {
-                let (found, report) = project(LAYER, &of(&c), alpha, solver).unwrap();
+                let (found, report) = project(LAYER, &of(&c), flat(alpha), solver).unwrap();
                 close(found.matrix(), &matrix(&values, 2), 1e-9);
                 assert!((report.largest - 9.531_128_874_1).abs() < 1e-9);
                 assert!((report.smallest - 1.468_871_125_9).abs() < 1e-9);
@@ -659,7 +737,7 @@ mod tests {
     fn a_covariance_that_is_not_finite_is_refused_by_its_layer_and_not_decomposed() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let c = matrix(&[1., bad, bad, 1.], 2);
-            let error = project(LAYER, &of(&c), ALPHA, Solver::Auto).unwrap_err().to_string();
+            let error = project(LAYER, &of(&c), flat(ALPHA), Solver::Auto).unwrap_err().to_string();
             let start = "covariance of the inputs of layer `head.audio.fc1`: expected finite \
                          entries, found 2 of 4 that are not finite";
             assert!(error.starts_with(start), "{error}");
@@ -705,7 +783,7 @@ mod tests {
                 assert_eq!(taken.failed.len(), broken);
                 assert!(taken.failed[0].starts_with("eigh f32 cpu: "), "{:?}", taken.failed);
                 let spectrum = Spectrum::new(taken.found.values, Kind::Float).unwrap();
-                let found = spectrum.projection(&taken.found.vectors, ALPHA).unwrap();
+                let found = spectrum.projection(&taken.found.vectors, flat(ALPHA)).unwrap();
                 close(&found, &p(&c.to_kind(Kind::Double), ALPHA), 1e-5);
             }
         }
@@ -733,13 +811,13 @@ mod tests {
 
     #[test]
     fn the_report_says_which_rung_was_taken_and_how_exact_it_is() {
-        let (_, report) = project(LAYER, &of(&full()), ALPHA, Solver::Auto).unwrap();
+        let (_, report) = project(LAYER, &of(&full()), flat(ALPHA), Solver::Auto).unwrap();
         assert_eq!(report.solver, "eigh f64 cpu");
         assert_eq!(report.failed, Vec::<String>::new());
         assert!(report.residual <= report.tolerance && report.orthogonality <= report.tolerance);
         assert!((report.tolerance - 100.0 * 6f64.sqrt() * f64::EPSILON).abs() < 1e-20);
         let single = of(&full().to_kind(Kind::Float));
-        let (_, report) = project(LAYER, &single, ALPHA, Solver::Svd).unwrap();
+        let (_, report) = project(LAYER, &single, flat(ALPHA), Solver::Svd).unwrap();
         assert_eq!(report.solver, "svd f32 cpu");
         assert!(report.tolerance > 1e-5, "{}", report.tolerance);
     }
@@ -782,7 +860,7 @@ mod tests {
             let found = p(&(&single * scale), ALPHA).to_kind(Kind::Double);
             close(&found, &expected, 1e-4);
         }
-        let (_, report) = project(LAYER, &of(&(&c * 1e-300)), ALPHA, Solver::Auto).unwrap();
+        let (_, report) = project(LAYER, &of(&(&c * 1e-300)), flat(ALPHA), Solver::Auto).unwrap();
         assert!((report.mean * 6e300 / c.trace().double_value(&[]) - 1.0).abs() < 1e-9);
     }
 
@@ -821,7 +899,7 @@ mod tests {
             // Exact with room to spare, by either solver and in either format.
             for c in [c.shallow_clone(), c.to_kind(Kind::Float)] {
                 for solver in [Solver::Eigh, Solver::Svd] {
-                    let (_, report) = project(LAYER, &of(&c), alpha, solver).unwrap();
+                    let (_, report) = project(LAYER, &of(&c), flat(alpha), solver).unwrap();
                     prop_assert!(report.failed.is_empty(), "{:?}", report.failed);
                     let worst = report.residual.max(report.orthogonality);
                     prop_assert!(worst <= 0.5 * report.tolerance, "{report:?}");

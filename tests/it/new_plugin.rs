@@ -91,7 +91,10 @@ fn a_plugin_goes_into_the_sources_with_its_line_in_the_folder() {
     let ran = desk.run(&arguments, 0);
     assert!(ran.out.contains("\nnext  cargo xtask gen "), "{}", ran.out);
     let text = fs::read_to_string(modules).unwrap();
-    assert!(text.contains("pub mod clip_norm;\npub mod my_method;\npub mod svd_flat;\n"), "{text}");
+    assert!(
+        text.contains("pub mod mmpareto;\npub mod my_method;\npub mod null_space;\n"),
+        "{text}"
+    );
     assert!(sources.join("plugins/src/gradient/my_method.rs").is_file());
     let nowhere = desk.run(&["new", "plugin", "encoder", "x", "--mie", "runs"], 2).err;
     assert!(nowhere.contains("runs does not hold the sources of mie"), "{nowhere}");

@@ -493,9 +493,9 @@ impl TinyRun {
         let trained = self.trained(step);
         let own = outputs.logits.iter().filter(|(name, _)| trained.contains(*name));
         let mut losses: Vec<(String, &Tensor)> =
-            own.map(|(name, logits)| (format!("unimodal.{name}"), logits)).collect();
+            own.map(|(name, logits)| (Term::unimodal(name), logits)).collect();
         if self.shared.is_none() {
-            losses.extend(outputs.joint.iter().map(|joint| ("joint".to_owned(), joint)));
+            losses.extend(outputs.joint.iter().map(|joint| (Term::JOINT.to_owned(), joint)));
         }
         for (name, logits) in losses {
             let loss = targets.cross_entropy(logits)?;
@@ -586,8 +586,8 @@ impl TinyRun {
             }],
             terms: modalities
                 .iter()
-                .map(|name| format!("unimodal.{name}"))
-                .chain(["joint".to_owned()])
+                .map(|name| Term::unimodal(name))
+                .chain([Term::JOINT.to_owned()])
                 .collect(),
             scores,
             shared_head: self

@@ -181,6 +181,22 @@ impl RunShape {
         expect_known(option, found, "score", &self.scores)
     }
 
+    /// Expects the run to train on the joint cross-entropy and on that of every modality.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] that names the term that is missing.
+    pub fn expect_joint_and_unimodal_terms(&self) -> Result<()> {
+        let unimodal = self.layers.keys().map(|modality| Term::unimodal(modality));
+        let mut wanted = [Term::JOINT.to_owned()].into_iter().chain(unimodal);
+        match wanted.find(|term| !self.terms.contains(term)) {
+            None => Ok(()),
+            Some(term) => Err(Error::refused(
+                format!("the loss term `{term}` is needed, and the run has {:?}", self.terms),
+                "give it the objectives `joint_ce` and `unimodal_ce`",
+            )),
+        }
+    }
+
     /// Expects `found`, the value of `option`, to be a loss term of the run.
     ///
     /// # Errors

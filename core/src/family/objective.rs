@@ -43,6 +43,14 @@ pub struct Term {
 }
 
 impl Term {
+    /// Name of the cross-entropy of the joint logits, by which plugins find it.
+    pub const JOINT: &'static str = "joint"; // given by `joint_ce`
+
+    /// Name of the cross-entropy of a modality's own logits, by which plugins find it.
+    pub fn unimodal(modality: &str) -> String {
+        format!("unimodal.{modality}")
+    }
+
     /// A term of weight 1 for all active groups.
     pub fn new(name: impl Into<String>, value: Tensor) -> Self {
         Self { name: name.into(), value, weight: 1.0, route: None }

@@ -38,11 +38,6 @@ pub struct GradientBlendingConfig {
     pub super_epochs: usize,
     /// What becomes of a head whose validation loss rose.
     pub negative_gain: NegativeGain,
-    /// Loss term of the joint head. `joint` by default, that of `joint_ce`.
-    pub joint_term: String,
-    /// What precedes the modality in the names of the unimodal terms. `unimodal.` by default, as
-    /// in those of `unimodal_ce`.
-    pub unimodal_terms: String,
 }
 
 /// When weights are found.
@@ -73,8 +68,6 @@ impl Default for GradientBlendingConfig {
             mode: BlendingMode::default(),
             super_epochs: 10,
             negative_gain: NegativeGain::default(),
-            joint_term: "joint".to_owned(),
-            unimodal_terms: "unimodal.".to_owned(),
         }
     }
 }
@@ -112,14 +105,14 @@ struct Losses {
 }
 
 impl GradientBlending {
-    fn heads(&self, modalities: &[String]) -> Vec<BlendedHead> {
+    fn heads(modalities: &[String]) -> Vec<BlendedHead> {
         let own = modalities.iter().map(|name| BlendedHead {
-            term: format!("{}{name}", self.config.unimodal_terms),
+            term: Term::unimodal(name),
             output: name.clone(),
             modalities: vec![name.clone()],
         });
         let joint = BlendedHead {
-            term: self.config.joint_term.clone(),
+            term: Term::JOINT.to_owned(),
             output: "fused".to_owned(),
             modalities: modalities.to_vec(),
         };
@@ -171,12 +164,7 @@ impl Controller for GradientBlending {
     }
 
     fn check(&self, run: &RunShape) -> Result<()> {
-        run.expect_term("joint_term", &self.config.joint_term)?;
-        for modality in run.layers.keys() {
-            let term = format!("{}{modality}", self.config.unimodal_terms);
-            run.expect_term("unimodal_terms", &term)?;
-        }
-        Ok(())
+        run.expect_joint_and_unimodal_terms()
     }
 
     fn after(&mut self, at: &Boundary, run: &mut dyn RunOps) -> Result<Vec<Directive>> {
@@ -190,7 +178,7 @@ impl Controller for GradientBlending {
         if at.moment != Moment::EpochStart {
             return Ok(Vec::new());
         }
-        let heads = self.heads(&at.trained);
+        let heads = Self::heads(&at.trained);
         let before = losses(run)?;
         let (mut merits, mut report) = (Vec::new(), Vec::new());
         for head in &heads {

@@ -21,16 +21,11 @@ use mie_core::prelude::*;
 pub struct MmparetoConfig {
     /// Factor of the joined gradient, greater than 0. Default 1.5, the released code's.
     pub gamma: f64,
-    /// Loss term that is the joint one. `joint` by default, that of `joint_ce`.
-    pub joint_term: String,
-    /// What precedes the modality in the names of the unimodal terms. `unimodal.` by default, as
-    /// in those of `unimodal_ce`.
-    pub unimodal_terms: String,
 }
 
 impl Default for MmparetoConfig {
     fn default() -> Self {
-        Self { gamma: 1.5, joint_term: "joint".to_owned(), unimodal_terms: "unimodal.".to_owned() }
+        Self { gamma: 1.5 }
     }
 }
 
@@ -78,21 +73,15 @@ impl GradientModifier for Mmpareto {
     }
 
     fn check(&self, run: &RunShape) -> Result<()> {
-        run.expect_term("joint_term", &self.config.joint_term)?;
-        for modality in run.layers.keys() {
-            let term = format!("{}{modality}", self.config.unimodal_terms);
-            run.expect_term("unimodal_terms", &term)?;
-        }
-        Ok(())
+        run.expect_joint_and_unimodal_terms()
     }
 
     fn modify(&mut self, gradients: &mut Grads, step: &StepView<'_>) -> Result<()> {
         let Grads { sum, by_term } = gradients;
-        let Some(joint) = by_term.get(&self.config.joint_term) else { return Ok(()) };
+        let Some(joint) = by_term.get(Term::JOINT) else { return Ok(()) };
         for modality in step.trained {
             let encoder = GroupId::Encoder(modality.clone());
-            let term = format!("{}{modality}", self.config.unimodal_terms);
-            let Some(own) = by_term.get(&term) else { continue };
+            let Some(own) = by_term.get(&Term::unimodal(modality)) else { continue };
             let ids: Vec<&ParamId> =
                 joint.keys().filter(|id| id.group == encoder && own.contains_key(id)).collect();
             if ids.is_empty() {
@@ -178,6 +167,6 @@ mod tests {
         plugin.check(&shape).unwrap();
         shape.terms.remove("joint");
         let error = plugin.check(&shape).unwrap_err().to_string();
-        assert!(error.contains("`joint_term` names `joint`"), "{error}");
+        assert!(error.contains("the loss term `joint` is needed"), "{error}");
     }
 }

@@ -1,7 +1,9 @@
 //! Gradient modifiers.
 
 pub mod clip_norm;
+mod learnt;
 pub mod mmpareto;
+pub mod null_space;
 pub mod ogm_ge;
 pub mod rls_projection;
 pub mod svd_flat;

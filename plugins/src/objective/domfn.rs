@@ -76,7 +76,7 @@ impl Objective for Domfn {
         let divergences = self.map.divergences(&outputs.logits)?;
         for (name, logits) in &outputs.logits {
             let own = loss(logits)?;
-            terms.push(Term::new(format!("unimodal.{name}"), mean(&own)?));
+            terms.push(Term::new(Term::unimodal(name), mean(&own)?));
             let reward = divergences[name].f_mul_scalar(self.eta)?;
             let amended = own.f_square()?.f_mul_scalar(0.5)?.f_sub(&reward)?.f_mul(&fused)?;
             terms.push(Term::new(format!("amended.{name}"), mean(&amended)?));

@@ -41,7 +41,7 @@ impl Objective for JointCe {
         let outputs = forward.run(&spec)?;
         let rows = outputs.rows.as_ref();
         let loss = forward.targets().cross_entropy_of_rows(outputs.joint_logits()?, rows)?;
-        Ok(vec![Term::new("joint", loss)])
+        Ok(vec![Term::new(Term::JOINT, loss)])
     }
 }
 

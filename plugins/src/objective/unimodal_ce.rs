@@ -63,7 +63,7 @@ impl Objective for UnimodalCe {
             .iter()
             .map(|modality| {
                 let loss = targets.cross_entropy(outputs.logits_of(modality)?)?;
-                let term = Term::new(format!("unimodal.{modality}"), loss);
+                let term = Term::new(Term::unimodal(modality), loss);
                 Ok(Term { weight: self.weight, ..term })
             })
             .collect()

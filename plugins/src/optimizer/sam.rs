@@ -1,10 +1,11 @@
 //! Sharpness-aware minimisation around any other optimizer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use mie_core::prelude::*;
 
 use super::sgd::SgdConfig;
+use super::sharp::{Search, Sharp, validate_base};
 
 /// Lets another optimizer step by the gradient at the worst point nearby.
 ///
@@ -122,17 +123,7 @@ impl OptimizerConfig for SamConfig {
             ensure_range(&field, "[0, inf)", rho, rho >= 0.0 && rho.is_finite())?;
         }
         ensure_range("mix", "[0, 1]", self.mix, (0.0..=1.0).contains(&self.mix))?;
-        let base = self.base.typetag_name();
-        let expected = "an optimizer that steps by the gradient it is given, e.g. `sgd` or `adam`: \
-                        a search for the worst point around the worst point would add up two \
-                        radii and make four passes; set one larger `rho` instead";
-        ensure_range("base", expected, format!("`{base}`"), base != self.typetag_name())?;
-        self.base.validate().map_err(|error| match error {
-            Error::Range { field, found, expected } => {
-                Error::Range { field: format!("base.{field}"), found, expected }
-            }
-            other => other,
-        })
+        validate_base(&*self.base)
     }
 
     fn build(&self) -> Result<Box<dyn Optimizer>> {
@@ -189,8 +180,19 @@ struct Sam {
 
 impl Optimizer for Sam {
     fn step(&mut self, problem: &mut dyn Problem) -> Result<()> {
-        let mut sharp = Sharp { inner: problem, ascent: &self.ascent, kept: ByParam::new() };
-        self.base.step(&mut sharp)
+        let ascent = &self.ascent;
+        if problem.active().iter().all(|group| ascent.radius(group) <= 0.0) {
+            return self.base.step(problem);
+        }
+        let search = Search {
+            displacement: &|gradients, _| ascent.displacement(gradients),
+            seen: &|displacement| ascent.seen(displacement),
+            mix: ascent.mix,
+            original_labels: ascent.original_labels,
+            replay_noise: ascent.replay_noise,
+            restore: ascent.restore,
+        };
+        self.base.step(&mut Sharp::new(problem, search))
     }
 
     fn reset(&mut self) {
@@ -266,101 +268,6 @@ impl Ascent {
             .map(|(id, shift)| (id.clone(), shift.shallow_clone()))
             .collect()
     }
-}
-
-/// The problem that the base optimizer gets to see.
-struct Sharp<'a> {
-    inner: &'a mut dyn Problem,
-    ascent: &'a Ascent,
-    /// Displacement that stays in the weights; empty when they are restored.
-    kept: ByParam,
-}
-
-impl Problem for Sharp<'_> {
-    fn gradients(&mut self, ask: Ask) -> Result<Grads> {
-        let ascent = self.ascent;
-        if self.inner.active().iter().all(|group| ascent.radius(group) <= 0.0) {
-            return self.inner.gradients(ask);
-        }
-        let mixes = ascent.mix < 1.0;
-        // A first gradient that is stepped by is no mere ascent direction: modifiers may want its
-        // terms.
-        let purpose = if mixes { ask.purpose } else { AskPurpose::Ascent };
-        let first = self.inner.gradients(Ask { purpose, ..ask })?;
-        if first.sum.is_empty() {
-            return Ok(first);
-        }
-        let displacement = ascent.displacement(&first)?;
-        let again = Ask {
-            original_labels: ask.original_labels || ascent.original_labels,
-            replay_noise: ask.replay_noise || ascent.replay_noise,
-            ..ask
-        };
-        let second = self
-            .inner
-            .displaced(&ascent.seen(&displacement), &mut |problem| problem.gradients(again))?;
-        if !ascent.restore {
-            self.kept = displacement;
-        }
-        if mixes { mixed(&first, &second, ascent.mix) } else { Ok(second) }
-    }
-
-    fn displaced(&mut self, displacement: &ByParam, inner: &mut Inner<'_>) -> Result<Grads> {
-        self.inner.displaced(displacement, inner)
-    }
-
-    fn apply(&mut self, gradients: Grads, rule: &mut Rule<'_>) -> Result<()> {
-        let kept = std::mem::take(&mut self.kept);
-        self.inner.apply(gradients, &mut |context, gradient| {
-            rule(context, gradient)?;
-            if let Some(displacement) = kept.get(context.id) {
-                let _ = gradient.f_add_(displacement)?;
-            }
-            Ok(())
-        })
-    }
-
-    fn active(&self) -> Vec<GroupId> {
-        self.inner.active()
-    }
-
-    fn value(&self, id: &ParamId) -> Option<Tensor> {
-        self.inner.value(id)
-    }
-}
-
-/// Computes `(1 - mix) first + mix second`, of the sum and of every term.
-fn mixed(first: &Grads, second: &Grads, mix: f64) -> Result<Grads> {
-    let _guard = no_grad_guard();
-    let none = ByParam::new();
-    let terms: BTreeSet<&String> = first.by_term.keys().chain(second.by_term.keys()).collect();
-    let mut by_term = BTreeMap::new();
-    for term in terms {
-        let calm = first.by_term.get(term).unwrap_or(&none);
-        let sharp = second.by_term.get(term).unwrap_or(&none);
-        by_term.insert(term.clone(), mixed_tensors(calm, sharp, mix)?);
-    }
-    Ok(Grads { sum: mixed_tensors(&first.sum, &second.sum, mix)?, by_term })
-}
-
-/// Mixes tensor by tensor, into new ones: sum and terms may share theirs.
-///
-/// A tensor that one side lacks counts as zero there.
-fn mixed_tensors(first: &ByParam, second: &ByParam, mix: f64) -> Result<ByParam> {
-    let mut all = ByParam::new();
-    for (id, sharp) in second {
-        let gradient = match first.get(id) {
-            Some(calm) => calm.f_lerp(sharp, mix)?,
-            None => sharp.f_mul_scalar(mix)?,
-        };
-        all.insert(id.clone(), gradient);
-    }
-    for (id, calm) in first {
-        if !second.contains_key(id) {
-            all.insert(id.clone(), calm.f_mul_scalar(1.0 - mix)?);
-        }
-    }
-    Ok(all)
 }
 
 #[cfg(test)]
@@ -561,20 +468,6 @@ mod tests {
     fn the_state_is_that_of_the_base() {
         let config = SamConfig { base: Box::new(AdamConfig::default()), ..SamConfig::default() };
         assert_keeps_its_state(&config);
-    }
-
-    #[test]
-    fn terms_are_mixed_like_the_sum_and_a_missing_one_counts_as_zero() {
-        let id = ParamId { group: GroupId::Fusion, path: "fusion.w".into() };
-        let one = |value: f64| ByParam::from([(id.clone(), Tensor::from_slice(&[value]))]);
-        let grads = |sum: f64, term: &str| Grads {
-            sum: one(sum),
-            by_term: BTreeMap::from([(term.to_owned(), one(sum))]),
-        };
-        let found = mixed(&grads(1.0, "a"), &grads(2.0, "b"), 0.25).unwrap();
-        assert_close(&found.sum[&id], &[1.25], 1e-15);
-        assert_close(&found.by_term["a"][&id], &[0.75], 1e-15);
-        assert_close(&found.by_term["b"][&id], &[0.5], 1e-15);
     }
 
     #[test]

@@ -4,4 +4,5 @@ pub mod alternating;
 pub mod independent;
 pub mod joint;
 mod order;
+pub mod phased;
 pub mod staged;
