@@ -20,6 +20,7 @@ mod faults;
 mod generated;
 mod layering;
 mod messages;
+mod methods;
 mod new_plugin;
 mod operations;
 mod predict;

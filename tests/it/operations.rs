@@ -523,6 +523,65 @@ impl Controller for TestSteerer {
     }
 }
 
+/// Makes a trial of every loss term, evaluates, and restores a snapshot, before every epoch.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TestTrierConfig {}
+
+#[typetag::serde(name = "test_trier")]
+impl ControllerConfig for TestTrierConfig {
+    fn build(&self) -> Result<Box<dyn Controller>> {
+        Ok(Box::new(TestTrier))
+    }
+}
+
+struct TestTrier;
+
+impl Persist for TestTrier {}
+
+impl Controller for TestTrier {
+    fn after(&mut self, at: &Boundary, run: &mut dyn RunOps) -> Result<Vec<Directive>> {
+        if at.moment == Moment::EpochStart {
+            let before = run.evaluate(Split::Valid)?;
+            for modality in at.trained.clone() {
+                let term = Term::unimodal(&modality);
+                let loss = format!("{modality}.loss");
+                let trial = Trial { term, modalities: vec![modality], epochs: 2 };
+                let mut after = BTreeMap::new();
+                run.trial(&trial, &mut |run| {
+                    after = run.evaluate(Split::Valid)?;
+                    Ok(())
+                })?;
+                assert_ne!(before[&loss].to_bits(), after[&loss].to_bits(), "no trial");
+            }
+            let kept = run.snapshot(&run.groups())?;
+            run.restore(&kept)?;
+            assert_eq!(run.evaluate(Split::Valid)?, before);
+            assert!(run.evaluate(Split::Test).is_err());
+        }
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn trials_and_evaluations_in_between_leave_weights_statistics_moments_and_draws_as_they_are() {
+    let adam = "optimizer={ name = 'sam', rho = 0.05, base = { name = 'adam' } }";
+    let normed = [
+        "modalities.weak.encoder={ name = 'test_norm' }",
+        "modalities.strong.encoder={ name = 'test_norm' }",
+        "strategy={ name = 'joint', epochs = 3 }",
+        adam,
+    ];
+    for fusion in ["fusion={ name = 'test_gate' }", "fusion={ name = 'mmtm' }"] {
+        let all = [&normed[..], &[fusion]].concat();
+        let (plain, before, _) = weights(&all);
+        let tried = [&all[..], &["controllers=[{ name = 'test_trier' }]"]].concat();
+        let (found, after, _) = weights(&tried);
+        assert_eq!(plain, found, "{fusion}");
+        assert_eq!(before.outputs, after.outputs, "{fusion}");
+    }
+}
+
 /// Passes over a split at the start of a phase, in batches of 50.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

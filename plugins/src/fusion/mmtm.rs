@@ -77,6 +77,16 @@ impl FusionConfig for MmtmConfig {
                 context.channels.values().all(|by_stage| by_stage[*stage].is_some())
             };
             let all: Vec<usize> = (0..most).filter(everywhere).collect();
+            if all.is_empty() {
+                return Err(Error::refused(
+                    format!(
+                        "after no stage do all encoders leave channels to rescale: by modality and \
+                         stage they leave {:?}",
+                        context.channels
+                    ),
+                    "choose encoders of maps for all modalities, or of one stage each",
+                ));
+            }
             all[all.len().saturating_sub(LAST)..].to_vec()
         } else {
             self.stages.clone()
