@@ -139,6 +139,70 @@ const MISTAKES: &[Mistake] = &[
         status: 2,
     },
     Mistake {
+        title: "A negative strength",
+        prepare: nothing,
+        typed: "train experiment.toml --set gradient_modifiers=[{name='ogm_ge',alpha=-0.1}]",
+        status: 2,
+    },
+    Mistake {
+        title: "A comparison of modalities that are trained one by one",
+        prepare: nothing,
+        typed: "train experiment.toml --set gradient_modifiers=[{name='ogm_ge'}]",
+        status: 2,
+    },
+    Mistake {
+        title: "A split of logits that are no sum",
+        prepare: nothing,
+        typed: "train experiment.toml --set gradient_modifiers=[{name='ogm_ge'}] --set \
+                fusion={name='film'} --set objectives=[{name='joint_ce'}] --set \
+                strategy={name='joint'}",
+        status: 2,
+    },
+    Mistake {
+        title: "A group of parameters that is unknown",
+        prepare: nothing,
+        typed: "train experiment.toml --set \
+                controllers=[{name='group_rates',factors={'encoder.wea'=0.1}}]",
+        status: 2,
+    },
+    Mistake {
+        title: "Gradient blending without a validation split",
+        prepare: |desk| {
+            desk.write("experiment.toml", &SMALL.replace("valid = 40", "valid = 0"));
+        },
+        typed: "train experiment.toml --set controllers=[{name='gradient_blending'}] --set \
+                fusion={name='concat'} --set \
+                objectives=[{name='joint_ce'},{name='unimodal_ce'}] --set \
+                strategy={name='joint'} --set selection.split=none",
+        status: 2,
+    },
+    Mistake {
+        title: "Early stopping without patience",
+        prepare: nothing,
+        typed: "train experiment.toml --set controllers=[{name='mses',patience_epochs=0}]",
+        status: 2,
+    },
+    Mistake {
+        title: "A shared head whose modalities are trained together",
+        prepare: nothing,
+        typed: "train experiment.toml --set head.shared=true --set strategy={name='joint'} --set \
+                gradient_modifiers=[{name='rls_projection'}]",
+        status: 2,
+    },
+    Mistake {
+        title: "Shielding by a fusion that joins at the end",
+        prepare: nothing,
+        typed: "train experiment.toml --set controllers=[{name='greedy'}]",
+        status: 2,
+    },
+    Mistake {
+        title: "An objective of a phase that is misspelt",
+        prepare: nothing,
+        typed: "train experiment.toml --set \
+                strategy={name='phased',parts=[{strategy={name='joint'},objectives=['unimodal']}]}",
+        status: 2,
+    },
+    Mistake {
         title: "Data that are not there",
         prepare: nothing,
         typed: "data check av_digits",
