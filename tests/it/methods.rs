@@ -64,6 +64,7 @@ fn small(method: &str, data: &str, assignments: &[&str]) -> Resolved {
     let resolved = experiment(&text, &[]).unwrap();
     let epochs: &[&str] = match resolved.experiment.strategy.typetag_name() {
         "phased" => &["strategy.parts.0.strategy.epochs=1", "strategy.parts.1.strategy.epochs=2"],
+        "staged" => &["strategy.epochs=[1, 1, 1]", "strategy.repeat=1"],
         _ => &["strategy.epochs=3"],
     };
     let controllers: &[&str] = match method {
@@ -182,6 +183,9 @@ fn every_method_trains_three_modalities_and_reports_each_of_them() {
         // Fusions that are no sums have no logits of a modality's own.
         let expected: &[&str] = match &**method {
             "joint_film" | "joint_gated" => &["fused"],
+            "asam_only" | "baseline" | "gm_only" | "mie" | "null_space" | "sam_only" => {
+                &["first", "fused", "fused.entropy_weighted", "second", "third"]
+            }
             _ => &["first", "fused", "second", "third"],
         };
         assert_eq!(reported, expected, "{method}");

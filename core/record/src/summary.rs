@@ -69,7 +69,8 @@ pub struct Cost {
     /// Part of it waiting for data.
     #[serde(with = "number")]
     pub data_wait_seconds: f64,
-    /// Part of it in refreshes of modifiers and objectives.
+    /// Part of it in refreshes of modifiers and objectives, and in controllers between epochs: their
+    /// trials.
     #[serde(with = "number")]
     pub refresh_seconds: f64,
     /// Part of the training steps in passes at displaced weights: the second pass of SAM.

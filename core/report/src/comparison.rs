@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mie_record::{Manifest, ORACLE, OutputMetrics, RunDir, SKIPPED_DATA, Summary};
 use serde::{Deserialize, Serialize};
 
+use crate::significance::{holm, paired_p_value};
 use crate::spread::Spread;
 
 /// Split the scores are of: the only one no run may learn from.
@@ -50,6 +51,11 @@ pub struct Row {
     /// the seeds both have. Empty where no pair is sound: in the first row, without a common seed
     /// or output, and when either row was partly tested on other data or repeats a seed.
     pub differences: BTreeMap<String, Scores>,
+    /// Chance of a difference in accuracy as large as this or larger if there were none, by output:
+    /// a paired t-test, corrected over the rows for each output (Holm). Empty without differences
+    /// over two seeds.
+    #[serde(default)]
+    pub p_values: BTreeMap<String, f64>,
     /// Time a run took, in seconds.
     pub wall_seconds: Spread,
 }
@@ -166,10 +172,27 @@ fn rows(groups: &[Vec<Finished>]) -> Vec<Row> {
             marks,
             outputs: describe(group.iter().flat_map(Finished::outputs)),
             differences: differences.unwrap_or_default(),
+            p_values: BTreeMap::new(),
             wall_seconds,
         }));
     }
+    test(&mut rows);
     rows
+}
+
+/// Tests the differences of every output, corrected for the number of rows that have one.
+fn test(rows: &mut [Row]) {
+    let outputs: BTreeSet<String> =
+        rows.iter().flat_map(|row| row.differences.keys().cloned()).collect();
+    for output in outputs {
+        let tested = rows.iter().enumerate().filter_map(|(index, row)| {
+            Some((index, paired_p_value(row.differences.get(&output)?.accuracy)?))
+        });
+        let (indices, plain): (Vec<usize>, Vec<f64>) = tested.unzip();
+        for (index, corrected) in indices.into_iter().zip(holm(&plain)) {
+            rows[index].p_values.insert(output.clone(), corrected);
+        }
+    }
 }
 
 /// Names a group: by its experiment, and by its settings where others share that name.

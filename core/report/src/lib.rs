@@ -30,8 +30,10 @@ mod overview;
 mod render;
 #[cfg(test)]
 mod samples;
+mod significance;
 mod spread;
 
 pub use comparison::{Comparison, Row, Scores, Unfinished, compare};
 pub use overview::{Overview, Refresh, State};
+pub use significance::{holm, paired_p_value};
 pub use spread::Spread;

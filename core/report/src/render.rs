@@ -94,10 +94,17 @@ impl Comparison {
         self.rows.iter().any(|row| !row.differences.is_empty())
     }
 
+    fn has_tests(&self) -> bool {
+        self.rows.iter().any(|row| !row.p_values.is_empty())
+    }
+
     fn header(&self) -> Vec<String> {
         let mut header = vec!["experiment", "output", "accuracy %", "macro F1 %", "MAP %"];
         if self.has_differences() {
             header.extend(["Δ accuracy", "Δ macro F1", "Δ MAP"]);
+        }
+        if self.has_tests() {
+            header.push("p");
         }
         header.push("wall s");
         header.into_iter().map(str::to_owned).collect()
@@ -123,6 +130,10 @@ impl Comparison {
                 if with_differences {
                     cells.extend(score_cells(row.differences.get(output), points));
                 }
+                if self.has_tests() {
+                    let p = row.p_values.get(output).map(|p| format!("{p:.3}"));
+                    cells.push(p.unwrap_or_else(|| NONE.to_owned()));
+                }
                 cells.push(if first { seconds(row.wall_seconds) } else { String::new() });
                 lines.push(cells);
             }
@@ -142,6 +153,12 @@ impl Comparison {
         if self.has_differences() {
             let first = &self.rows[0].experiment;
             notes.push(format!("Δ: points above `{first}`, over the seeds both have"));
+        }
+        if self.has_tests() {
+            notes.push(
+                "p: paired t-test of Δ accuracy, corrected for the rows of each output (Holm)"
+                    .to_owned(),
+            );
         }
         notes.extend(self.footnotes.iter().map(|(mark, meaning)| format!("[{mark}] {meaning}")));
         notes.extend(self.unfinished.iter().map(|run| {
@@ -282,17 +299,18 @@ mod tests {
         comparison.rows[0].experiment = "jo|nt".to_owned();
         let expected = [
             "| experiment | output | accuracy % | macro F1 % | MAP % \
-             | Δ accuracy | Δ macro F1 | Δ MAP | wall s |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+             | Δ accuracy | Δ macro F1 | Δ MAP | p | wall s |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             "| jo\\|nt | fused | 60.00 ± 14.14 (2) | 30.00 ± 7.07 (2) | 15.00 ± 3.54 (2) \
-             | - | - | - | 150.0 ± 70.7 (2) |",
+             | - | - | - | - | 150.0 ± 70.7 (2) |",
             "| mie [oracle 1/2] | audio | 25.00 ± 0.00 (2) | 12.50 ± 0.00 (2) | 6.25 ± 0.00 (2) \
-             | - | - | - | 150.0 ± 70.7 (2) |",
+             | - | - | - | - | 150.0 ± 70.7 (2) |",
             "|  | fused | 75.00 ± 21.21 (2) | 37.50 ± 10.61 (2) | 18.75 ± 5.30 (2) \
-             | +15.00 ± 7.07 (2) | +7.50 ± 3.54 (2) | +3.75 ± 1.77 (2) |  |",
+             | +15.00 ± 7.07 (2) | +7.50 ± 3.54 (2) | +3.75 ± 1.77 (2) | 0.205 |  |",
             "",
             "- test split: mean ± sample standard deviation (number of seeds)",
             "- Δ: points above `jo|nt`, over the seeds both have",
+            "- p: paired t-test of Δ accuracy, corrected for the rows of each output (Holm)",
             "- [oracle] weights were selected on the test split, which flatters the scores",
             "",
         ];
@@ -314,6 +332,7 @@ mod tests {
             "60.00 ± 14.14 (2)",
             "30.00 ± 7.07 (2)",
             "15.00 ± 3.54 (2)",
+            "-",
             "-",
             "-",
             "-",

@@ -676,7 +676,9 @@ impl<'a> Trainer<'a> {
             .modifiers
             .iter()
             .enumerate()
-            .filter(|(index, _)| !self.cursor.modifiers_changed.contains(index))
+            .filter(|(index, modifier)| {
+                !self.cursor.modifiers_changed.contains(index) && !modifier.plugin.acts_in_need()
+            })
             .map(|(_, modifier)| modifier.name.clone())
             .collect();
         for name in inert {
@@ -779,6 +781,7 @@ impl<'a> Trainer<'a> {
             said: Said::default(),
         };
         let (mut directives, mut findings) = (Vec::new(), Vec::new());
+        let (began, evaluated) = (Instant::now(), run.cursor.cost.evaluate_seconds);
         for (index, controller) in controllers.iter_mut().enumerate() {
             let started = Instant::now();
             let asked = guarded(&controller.name, || controller.plugin.after(&at, &mut run))?;
@@ -788,6 +791,12 @@ impl<'a> Trainer<'a> {
             findings.extend(found.map(|found| (controller.name.clone(), found, seconds)));
         }
         let Said { warnings, .. } = run.said;
+        if moment != Moment::StepEnd {
+            // Evaluations that controllers ask for are booked as such.
+            let cost = &mut self.cursor.cost;
+            let evaluations = cost.evaluate_seconds - evaluated;
+            cost.refresh_seconds += (began.elapsed().as_secs_f64() - evaluations).max(0.0);
+        }
         for (plugin, report, seconds) in findings {
             self.record(&Event::Refresh { at: self.at(), plugin, report, seconds }, observer)?;
         }

@@ -97,6 +97,12 @@ pub trait GradientModifier: Persist + Send {
         &[]
     }
 
+    /// Whether it may well change nothing in a whole run, acting only in need; others that change
+    /// nothing are warned about.
+    fn acts_in_need(&self) -> bool {
+        false
+    }
+
     /// Where it acts.
     fn site(&self) -> Site {
         Site::Gradient

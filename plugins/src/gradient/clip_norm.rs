@@ -76,6 +76,10 @@ impl ClipNorm {
 impl Persist for ClipNorm {}
 
 impl GradientModifier for ClipNorm {
+    fn acts_in_need(&self) -> bool {
+        true
+    }
+
     fn modify(&mut self, gradients: &mut Grads, _step: &StepView<'_>) -> Result<()> {
         // On the device throughout: a comparison on the host would wait for it.
         let norm = gradients.norm()?;
