@@ -111,7 +111,8 @@ impl Model {
         let seed = Seed(experiment.seed);
         let at = |group| Builder::new(&store, seed, device, group);
         let classes = classes as i64;
-        let (mut encoders, mut projections) = (BTreeMap::new(), BTreeMap::new());
+        let mut encoders: ByModality<Box<dyn Encoder>> = BTreeMap::new();
+        let mut projections = BTreeMap::new();
         let mut widths = BTreeMap::new();
         for (name, section) in &experiment.modalities {
             let group = GroupId::Encoder(name.clone());
@@ -130,7 +131,8 @@ impl Model {
         let heads = build_heads(&experiment.head, &widths, classes, &at)?;
         let channels: ByModality<Vec<Option<i64>>> = encoders
             .iter()
-            .map(|(name, encoder): (&String, &Box<dyn Encoder>)| {
+            .map(|(name, encoder)| {
+                let encoder: &dyn Encoder = &**encoder;
                 (name.clone(), (0..encoder.stages()).map(|stage| encoder.channels(stage)).collect())
             })
             .collect();

@@ -78,9 +78,12 @@ pub fn permutation(count: usize, stream: &mut impl Rng) -> Vec<usize> {
     order
 }
 
+/// Distance of two uniform numbers of 24 bits.
+const UNIT: f64 = 1.0 / (1 << 24) as f64;
+
 /// Draws standard normal numbers in the shape and on the device of `like`, named by `number`.
 ///
-/// Entry `i` is a function of `number` and `i` alone: SplitMix64 (Steele et al. 2014,
+/// Entry `i` is a function of `number` and `i` alone: `SplitMix64` (Steele et al. 2014,
 /// <https://doi.org/10.1145/2660193.2660195>), of whose 64 bits two uniform numbers of 24 bits are
 /// made, and of these a normal one (Box and Muller 1958). It uses no generator of libtorch's and
 /// moves nothing to or from a device.
@@ -104,7 +107,6 @@ pub fn standard_normal(number: u64, like: &Tensor) -> Result<Tensor> {
     }
     let part = shifted(&z, 31)?;
     z = z.f_bitwise_xor_tensor_(&part)?;
-    const UNIT: f64 = 1.0 / (1 << 24) as f64;
     let uniform = |bits: &Tensor| -> Result<Tensor> {
         // Half a unit off, so that no logarithm of 0 is taken.
         Ok(bits.f_to_kind(Kind::Float)?.f_add_scalar_(0.5)?.f_mul_scalar_(UNIT)?)
@@ -123,7 +125,7 @@ pub fn standard_normal(number: u64, like: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    /// SplitMix64 as its authors give it.
+    /// `SplitMix64` as its authors give it.
     fn split_mix(state: u64) -> u64 {
         let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

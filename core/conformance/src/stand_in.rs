@@ -570,12 +570,11 @@ impl TinyRun {
             groups: self.parameters.ids(),
             phases: vec![Phase {
                 label: "the only one".to_owned(),
-                sub_steps: match self.shared {
-                    None => vec![SubStep { modalities: modalities.clone() }],
-                    Some(_) => {
-                        let turn = |name: &String| SubStep { modalities: vec![name.clone()] };
-                        modalities.iter().map(turn).collect()
-                    }
+                sub_steps: if self.shared.is_some() {
+                    let turn = |name: &String| SubStep { modalities: vec![name.clone()] };
+                    modalities.iter().map(turn).collect()
+                } else {
+                    vec![SubStep { modalities: modalities.clone() }]
                 },
                 epochs: 4,
                 load: Load::Best,

@@ -462,9 +462,10 @@ impl Step<'_> {
         }
         let started = Instant::now();
         let wanted = |need| self.modifiers.iter().any(|m| m.plugin.needs().contains(&need));
-        let split = match wanted(Need::AdditiveFusion) {
-            true => self.model.fusion.split(&self.left.outputs)?,
-            false => None,
+        let split = if wanted(Need::AdditiveFusion) {
+            self.model.fusion.split(&self.left.outputs)?
+        } else {
+            None
         };
         let responses = wanted(Need::UnimodalResponses)
             .then(|| self.model.responses(&self.left.outputs))

@@ -247,8 +247,9 @@ mod tests {
         let losses = [1.0, 0.8, 0.9, 0.7, 1.1, 1.2];
         let verdicts: Vec<Verdict> =
             losses.iter().map(|loss| branch.look(*loss, &config)).collect();
-        use Verdict::{Best, Stops, Waits};
-        assert_eq!(verdicts, [Best, Best, Best, Best, Waits, Stops]);
+        let best = || Verdict::Best;
+        let expected = [best(), best(), best(), best(), Verdict::Waits, Verdict::Stops];
+        assert_eq!(verdicts, expected);
         assert!((branch.best.unwrap() - 0.82).abs() < 1e-12);
         assert_eq!(branch.best_epoch, 4);
     }

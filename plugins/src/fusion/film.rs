@@ -85,7 +85,7 @@ mod tests {
         set(&store, "fusion.modulation.bias", &Tensor::from_slice(&[0.0, 0.0, 0.0, 0.1]));
         set(&store, "joint_head.classifier.weight", &rows(&[[1.0, 1.0], [1.0, -1.0]]));
         set(&store, "joint_head.classifier.bias", &Tensor::from_slice(&[0.0, 0.0]));
-        let features = by_modality([rows(&[[1.0, 2.0]]), rows(&[[3.0, -1.0]])].map(single));
+        let features = by_modality([rows(&[[1.0, 2.0]]), rows(&[[3.0, -1.0]])].map(|x| single(&x)));
         let outputs = Outputs { features, ..Outputs::default() };
         let mut pass = Pass::evaluation();
         let joint = fusion.joint(&outputs.features, &outputs.logits, &mut pass).unwrap().unwrap();

@@ -47,7 +47,7 @@ pub(super) fn set(store: &Parameters, path: &str, values: &Tensor) {
 }
 
 /// In f32, as parameters are.
-pub(super) fn single(tensor: Tensor) -> Tensor {
+pub(super) fn single(tensor: &Tensor) -> Tensor {
     tensor.to_kind(Kind::Float)
 }
 

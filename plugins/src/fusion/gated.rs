@@ -81,7 +81,7 @@ mod tests {
         set(&store, "fusion.inputs.flow.weight", &rows(&[[2.0, 0.0], [1.0, 1.0]]));
         set(&store, "joint_head.classifier.weight", &rows(&[[1.0, 1.0], [1.0, -1.0]]));
         set(&store, "joint_head.classifier.bias", &zeros);
-        let features = by_modality([rows(&[[1.0, 2.0]]), rows(&[[3.0, -1.0]])].map(single));
+        let features = by_modality([rows(&[[1.0, 2.0]]), rows(&[[3.0, -1.0]])].map(|x| single(&x)));
         let none = ByModality::new();
         let joint = fusion.joint(&features, &none, &mut Pass::evaluation()).unwrap().unwrap();
         assert_close(&joint.logits, &rows(&[[3.075_766, 0.151_531]]), 1e-5);

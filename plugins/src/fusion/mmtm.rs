@@ -106,7 +106,7 @@ impl FusionConfig for MmtmConfig {
                 })?;
                 widths.insert(name.clone(), width);
             }
-            modules.push(Module::new(stage, widths, self, &context.at)?);
+            modules.push(Module::new(stage, &widths, self, &context.at)?);
         }
         Ok(Box::new(Mmtm { modules, running_gate: self.running_gate, shielded: None }))
     }
@@ -132,7 +132,7 @@ struct Means {
 impl Module {
     fn new(
         stage: usize,
-        widths: ByModality<i64>,
+        widths: &ByModality<i64>,
         config: &MmtmConfig,
         at: &Builder<'_>,
     ) -> Result<Self> {
@@ -147,7 +147,7 @@ impl Module {
         let inner = (2 * total / (widths.len() as i64 * config.ratio)).max(1);
         let shared = at.at(GroupId::Tap(stage, None));
         let (mut excite, mut memory) = (ByModality::new(), ByModality::new());
-        for (name, &width) in &widths {
+        for (name, &width) in widths {
             let own = at.at(GroupId::Tap(stage, Some(name.clone())));
             excite.insert(name.clone(), Linear::new(&own.sub("excite"), inner, width)?);
             let means = Means {

@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn opm(probability: f64, drop: f64) -> Box<dyn Fusion> {
-        build(&OpmConfig { probability, drop, ..OpmConfig::default() }, &[4, 6], 3).0
+        build(&OpmConfig { drop, probability, ..OpmConfig::default() }, &[4, 6], 3).0
     }
 
     fn joint(fusion: &dyn Fusion, draw: u64, training: bool) -> Joint {
@@ -216,7 +216,7 @@ mod tests {
         let opm = Opm { base, widths, drop: 0.4, alpha: 0.5, probability: 1.0 };
         let split = by_modality([rows(&[[2.0, 0.0], [1.0, 0.0]]), rows(&[[0.0, 0.0], [0.0, 0.0]])]);
         let shares = opm.shares(
-            &split.into_iter().map(|(n, z)| (n, single(z))).collect(),
+            &split.into_iter().map(|(n, z)| (n, single(&z))).collect(),
             &Tensor::from_slice(&[0i64, 0]),
         );
         assert_close(&shares.unwrap(), &[0.509_086, 0.0], 1e-6);

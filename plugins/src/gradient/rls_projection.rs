@@ -112,10 +112,7 @@ impl RlsProjection {
             Denominator::Matrix => outer.f_div(&k.f_outer(r)?.f_add_scalar(a)?)?,
         };
         let matrix = matrix.f_sub(&change)?;
-        Ok(match self.config.unit_norm {
-            true => matrix.f_div(&matrix.f_norm()?)?,
-            false => matrix,
-        })
+        Ok(if self.config.unit_norm { matrix.f_div(&matrix.f_norm()?)? } else { matrix })
     }
 
     /// Learns the inputs of a step, layer by layer; returns how many there were.
