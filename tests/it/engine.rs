@@ -251,10 +251,14 @@ fn the_modifier_acts_from_the_second_stage_and_reports_its_spectra() {
     };
     assert!(!inert(&events));
     // A modifier that changes nothing is named.
-    let neutral = "gradient_modifiers=[{ name = 'clip_norm', max_norm = 1e9 }]";
+    let neutral = "gradient_modifiers=[{ name = 'svd_flat', alpha = 0.0 }]";
     let (summary, _, events) = finished(&experiment(SMALL, &[neutral]).unwrap());
     assert!(inert(&events));
     assert!(summary.marks.contains(&"inert modifier".to_owned()));
+    // One that acts in need may well change nothing.
+    let idle = "gradient_modifiers=[{ name = 'clip_norm', max_norm = 1e9 }]";
+    let (summary, _, events) = finished(&experiment(SMALL, &[idle]).unwrap());
+    assert!(!inert(&events) && summary.marks.is_empty());
 }
 
 #[test]
