@@ -83,9 +83,10 @@ const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
 /// Draws standard normal numbers in the shape and on the device of `like`, named by `number`.
 ///
-/// Entry `i` is a function of `number` and `i` alone: `SplitMix64` (Steele et al. 2014,
-/// <https://doi.org/10.1145/2660193.2660195>), of whose 64 bits two uniform numbers of 24 bits are
-/// made, and of these a normal one (Box and Muller 1958). It uses no generator of libtorch's and
+/// Entries are a function of `number` and their place alone. Of the 64 bits that `SplitMix64` gives
+/// for a counter (Steele et al. 2014, <https://doi.org/10.1145/2660193.2660195>) two uniform
+/// numbers of 24 bits are made, and of these two normal ones (Box and Muller 1958), the first for
+/// the first half of the entries, the second for the second. It uses no generator of libtorch's and
 /// moves nothing to or from a device.
 ///
 /// # Errors
@@ -97,7 +98,7 @@ pub fn standard_normal(number: u64, like: &Tensor) -> Result<Tensor> {
         let mask = (u64::MAX >> bits) as i64;
         Ok(z.f_bitwise_right_shift_tensor_scalar(bits)?.f_bitwise_and_(mask)?)
     };
-    let mut z = Tensor::f_arange(count, (Kind::Int64, like.device()))?
+    let mut z = Tensor::f_arange((count + 1) / 2, (Kind::Int64, like.device()))?
         .f_add_scalar_(1)?
         .f_mul_scalar_(0x9E37_79B9_7F4A_7C15u64 as i64)?
         .f_add_scalar_(number as i64)?;
@@ -113,12 +114,11 @@ pub fn standard_normal(number: u64, like: &Tensor) -> Result<Tensor> {
     };
     let radius = uniform(&shifted(&z, 40)?)?.f_log_()?.f_mul_scalar_(-2.0)?.f_sqrt_()?;
     let angle = uniform(&z.f_bitwise_and_((1 << 24) - 1)?)?;
-    Ok(angle
-        .f_mul_scalar(std::f64::consts::TAU)?
-        .f_cos_()?
-        .f_mul_(&radius)?
-        .f_view(like.size().as_slice())?
-        .f_to_kind(like.kind())?)
+    let mut angle = angle.f_mul_scalar(std::f64::consts::TAU)?;
+    let second = angle.f_sin()?.f_mul_(&radius)?;
+    let first = angle.f_cos_()?.f_mul_(&radius)?;
+    let all = Tensor::f_cat(&[first, second], 0)?.f_narrow(0, 0, count)?;
+    Ok(all.f_view(like.size().as_slice())?.f_to_kind(like.kind())?)
 }
 
 #[cfg(test)]
@@ -138,14 +138,19 @@ mod tests {
         let found = standard_normal(42, &like).unwrap();
         assert_eq!(found.size(), [50, 1000]);
         let values: Vec<f32> = Vec::try_from(found.flatten(0, -1)).unwrap();
-        for (index, value) in values.iter().enumerate().take(100) {
+        for (index, (first, second)) in values.iter().zip(&values[25_000..]).enumerate().take(100) {
             let step = (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let bits = split_mix(step.wrapping_add(42));
             let uniform = |bits: u64| (bits as f64 + 0.5) / f64::from(1 << 24);
             let radius = (-2.0 * uniform(bits >> 40).ln()).sqrt();
-            let expected = radius * (std::f64::consts::TAU * uniform(bits & 0xFF_FFFF)).cos();
-            assert!((f64::from(*value) - expected).abs() < 1e-5, "{value}, expected {expected}");
+            let angle = std::f64::consts::TAU * uniform(bits & 0xFF_FFFF);
+            for (value, expected) in [(first, radius * angle.cos()), (second, radius * angle.sin())]
+            {
+                assert!((f64::from(*value) - expected).abs() < 1e-5, "{value}, not {expected}");
+            }
         }
+        let odd = Tensor::zeros([7], (Kind::Float, tch::Device::Cpu));
+        assert_eq!(standard_normal(1, &odd).unwrap().size(), [7]);
         let mean = found.mean(Kind::Double).double_value(&[]);
         let spread = found.std(true).double_value(&[]);
         let fourth = found.pow_tensor_scalar(4).mean(Kind::Double).double_value(&[]);
