@@ -59,7 +59,11 @@ pub(crate) fn describe(phases: &[Phase]) -> String {
 
 fn part(phase: &Phase) -> String {
     let turns: Vec<String> = phase.sub_steps.iter().map(|sub| sub.modalities.join("+")).collect();
-    format!("{} {}", turns.join(" then "), phase.epochs)
+    let by = match &phase.objectives[..] {
+        [] => String::new(),
+        named => format!(" by {}", named.join("+")),
+    };
+    format!("{}{by} {}", turns.join(" then "), phase.epochs)
 }
 
 #[cfg(test)]

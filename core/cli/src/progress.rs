@@ -182,7 +182,13 @@ impl Observer for Progress<'_> {
                 }
             }
             Event::Warning { message, .. } => self.print(|shell| shell.warning(message)),
-            Event::Step { .. } | Event::Refresh { .. } => {}
+            Event::Refresh { plugin, report, .. } => {
+                // What a plugin wants read is in words; the rest is for the record.
+                if let Some(words) = report["words"].as_str() {
+                    self.print(|shell| shell.line(&format!("note     {plugin}: {words}")));
+                }
+            }
+            Event::Step { .. } => {}
         }
     }
 

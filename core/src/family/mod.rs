@@ -366,7 +366,8 @@ pub trait RunOps {
         Err(not_offered("restore"))
     }
 
-    /// Writes what a plugin found or decided into the record.
+    /// Writes what a plugin found or decided into the record; what stands under `words` is shown
+    /// to the user as well.
     fn note(&mut self, _finding: serde_json::Value) {}
 
     /// Layers of a modality in forward order: encoder, projection, head.

@@ -201,7 +201,9 @@ impl Controller for GradientBlending {
         for (entry, weight) in report.iter_mut().zip(&weights) {
             entry["weight"] = json!(weight);
         }
-        run.note(json!({ "epochs_of_a_trial": epochs, "heads": report }));
+        let named = heads.iter().zip(&weights).map(|(head, w)| format!("{} {w:.3}", head.term));
+        let words = format!("weights {}", named.collect::<Vec<_>>().join(", "));
+        run.note(json!({ "epochs_of_a_trial": epochs, "heads": report, "words": words }));
         let directive =
             |(head, weight): (BlendedHead, f64)| Directive::TermWeight { term: head.term, weight };
         Ok(heads.into_iter().zip(weights).map(directive).collect())

@@ -81,7 +81,7 @@ struct Memory {
     sums: BTreeMap<String, Sums>,
     /// Steps for which a modality stays shielded.
     left: u64,
-    /// Steps for which each was shielded in this epoch.
+    /// How often each was shielded in this epoch.
     shielded: BTreeMap<String, u64>,
 }
 
@@ -168,7 +168,17 @@ impl Controller for Greedy {
         match at.moment {
             Moment::StepEnd => Ok(self.end_step(at, run)),
             Moment::EpochEnd => {
-                run.note(json!({ "shielded": self.memory.shielded, "sums": self.memory.sums }));
+                let counts = self.memory.shielded.iter();
+                let named = counts.map(|(name, count)| format!("{name} {count} times"));
+                let words = format!("shielded {}", named.collect::<Vec<_>>().join(", "));
+                let mut finding = json!({
+                    "shielded": self.memory.shielded,
+                    "sums": self.memory.sums,
+                });
+                if !self.memory.shielded.is_empty() {
+                    finding["words"] = json!(words);
+                }
+                run.note(finding);
                 self.memory.shielded.clear();
                 Ok(Vec::new())
             }

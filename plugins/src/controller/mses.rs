@@ -165,7 +165,9 @@ impl Mses {
                 }
                 Verdict::Waits => {}
                 Verdict::Stops => {
-                    run.note(json!({ "stopped": name, "restored_epoch": branch.best_epoch }));
+                    let best = branch.best_epoch;
+                    let words = format!("`{name}` stops, with the weights of epoch {best}");
+                    run.note(json!({ "stopped": name, "restored_epoch": best, "words": words }));
                     if let Some(mut best) = self.best_weights.remove(name) {
                         // What was frozen before keeps its own best weights.
                         let frozen = self

@@ -201,7 +201,9 @@ impl Controller for Mslr {
             Moment::EpochStart => {
                 let factors = self.factors(&run.modalities());
                 if self.config.strategy == RateStrategy::Dynamic {
-                    run.note(json!({ "learning_rate_factors": factors }));
+                    let named = factors.iter().map(|(name, factor)| format!("{name} {factor:.3}"));
+                    let words = named.collect::<Vec<_>>().join(", ");
+                    run.note(json!({ "learning_rate_factors": factors, "words": words }));
                 }
                 let known = run.groups();
                 let groups = factors.into_iter().flat_map(|(name, factor)| {
