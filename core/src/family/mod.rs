@@ -181,6 +181,24 @@ impl RunShape {
         expect_known(option, found, "score", &self.scores)
     }
 
+    /// Expects every step of the run to train all its modalities together.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] that names a step which does not.
+    pub fn expect_joint_steps(&self) -> Result<()> {
+        let mut steps = self.phases.iter().flat_map(|phase| &phase.sub_steps);
+        match steps.find(|sub_step| sub_step.modalities.len() < self.layers.len()) {
+            None => Ok(()),
+            Some(sub_step) => Err(Error::refused(
+                format!(
+                    "it compares modalities that are trained together, and a step trains {:?}",
+                    sub_step.modalities
+                ),
+                "choose a strategy that trains all modalities together, such as `joint`",
+            )),
+        }
+    }
+
     /// Expects the run to train on the joint cross-entropy and on that of every modality.
     ///
     /// # Errors

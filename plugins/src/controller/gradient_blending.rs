@@ -164,6 +164,7 @@ impl Controller for GradientBlending {
     }
 
     fn check(&self, run: &RunShape) -> Result<()> {
+        run.expect_joint_steps()?;
         run.expect_joint_and_unimodal_terms()
     }
 

@@ -137,21 +137,7 @@ impl GradientModifier for OgmGe {
     }
 
     fn check(&self, run: &RunShape) -> Result<()> {
-        let alone = run
-            .phases
-            .iter()
-            .flat_map(|phase| &phase.sub_steps)
-            .find(|sub_step| sub_step.modalities.len() < 2);
-        match alone {
-            None => Ok(()),
-            Some(sub_step) => Err(Error::refused(
-                format!(
-                    "`ogm_ge` compares modalities, and a step trains {:?}",
-                    sub_step.modalities
-                ),
-                "choose a strategy that trains all modalities together, such as `joint`",
-            )),
-        }
+        run.expect_joint_steps()
     }
 
     fn modify(&mut self, gradients: &mut Grads, step: &StepView<'_>) -> Result<()> {
