@@ -2,7 +2,7 @@
 
 use mie_core::prelude::*;
 
-use super::util::{mean_over_modalities, stack};
+use super::average::{AverageConfig, Averaged};
 
 /// Multimodal transfer modules between stages, and an averaged decision.
 ///
@@ -71,26 +71,7 @@ impl FusionConfig for MmtmConfig {
 
     fn build(&self, context: &FusionContext<'_>) -> Result<Box<dyn Fusion>> {
         self.validate()?;
-        let stages = if self.stages.is_empty() {
-            let most = context.channels.values().map(Vec::len).min().unwrap_or_default();
-            let everywhere = |stage: &usize| {
-                context.channels.values().all(|by_stage| by_stage[*stage].is_some())
-            };
-            let all: Vec<usize> = (0..most).filter(everywhere).collect();
-            if all.is_empty() {
-                return Err(Error::refused(
-                    format!(
-                        "after no stage do all encoders leave channels to rescale: by modality and \
-                         stage they leave {:?}",
-                        context.channels
-                    ),
-                    "choose encoders of maps for all modalities, or of one stage each",
-                ));
-            }
-            all[all.len().saturating_sub(LAST)..].to_vec()
-        } else {
-            self.stages.clone()
-        };
+        let stages = self.chosen(&context.channels)?;
         let mut modules = Vec::new();
         for stage in stages {
             let mut widths = ByModality::new();
@@ -108,10 +89,33 @@ impl FusionConfig for MmtmConfig {
             }
             modules.push(Module::new(stage, &widths, self, &context.at)?);
         }
-        Ok(Box::new(Mmtm { modules, running_gate: self.running_gate, shielded: None }))
+        let average = AverageConfig { decide: Averaged::Logits }.build(context)?;
+        Ok(Box::new(Mmtm { modules, average, running_gate: self.running_gate, shielded: None }))
     }
 }
 register!(fusion::<MmtmConfig>, source = "Joze et al. 2020, arXiv:1911.08670");
+
+impl MmtmConfig {
+    /// The stages named, or the last ones after which every encoder leaves channels.
+    fn chosen(&self, channels: &ByModality<Vec<Option<i64>>>) -> Result<Vec<usize>> {
+        if !self.stages.is_empty() {
+            return Ok(self.stages.clone());
+        }
+        let most = channels.values().map(Vec::len).min().unwrap_or_default();
+        let everywhere = |stage: &usize| channels.values().all(|stages| stages[*stage].is_some());
+        let all: Vec<usize> = (0..most).filter(everywhere).collect();
+        if all.is_empty() {
+            return Err(Error::refused(
+                format!(
+                    "after no stage do all encoders leave channels to rescale: by modality and \
+                     stage they leave {channels:?}"
+                ),
+                "choose encoders of maps for all modalities, or of one stage each",
+            ));
+        }
+        Ok(all[all.len().saturating_sub(LAST)..].to_vec())
+    }
+}
 
 /// What stands between the encoders after one stage.
 struct Module {
@@ -168,6 +172,8 @@ impl Module {
 
 struct Mmtm {
     modules: Vec<Module>,
+    /// What comes after the encoders: averaged logits.
+    average: Box<dyn Fusion>,
     running_gate: RunningGate,
     shielded: Option<String>,
 }
@@ -236,26 +242,19 @@ impl Fusion for Mmtm {
 
     fn joint(
         &self,
-        _features: &ByModality<Tensor>,
+        features: &ByModality<Tensor>,
         logits: &ByModality<Tensor>,
-        _pass: &mut Pass<'_>,
+        pass: &mut Pass<'_>,
     ) -> Result<Option<Joint>> {
-        if logits.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Joint::of(mean_over_modalities(&stack(logits)?)?)))
+        self.average.joint(features, logits, pass)
     }
 
     fn split(&self, outputs: &Outputs) -> Result<Option<ByModality<Tensor>>> {
-        let modalities = outputs.logits.len() as f64;
-        let part = |(name, logits): (&String, &Tensor)| {
-            Ok((name.clone(), logits.f_div_scalar(modalities)?))
-        };
-        Ok(Some(outputs.logits.iter().map(part).collect::<Result<_>>()?))
+        self.average.split(outputs)
     }
 
     fn decide(&self, outputs: &Outputs) -> Result<Tensor> {
-        probabilities(&mean_over_modalities(&stack(&outputs.logits)?)?)
+        self.average.decide(outputs)
     }
 }
 
