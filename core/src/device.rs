@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use tch::Device;
 
 use crate::error::{Error, Result};
+use crate::system;
 
 /// Release of libtorch that the program is made for.
 pub const LIBTORCH_VERSION: &str = "2.11.0";
@@ -28,33 +29,10 @@ pub enum CudaLibrary {
 /// Must run before anything asks libtorch about CUDA.
 pub fn load_cuda() -> &'static CudaLibrary {
     static STATE: OnceLock<CudaLibrary> = OnceLock::new();
-    STATE.get_or_init(|| match cuda_loader::load() {
+    STATE.get_or_init(|| match system::load_for_good("libtorch_cuda.so") {
         Ok(()) => CudaLibrary::Loaded,
         Err(reason) => CudaLibrary::Absent(reason),
     })
-}
-
-/// The one place with unsafe code: handing a library to the system's loader.
-#[allow(unsafe_code, reason = "dlopen has no safe form")]
-mod cuda_loader {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-
-    pub(super) fn load() -> Result<(), String> {
-        // SAFETY: the library's constructors register CUDA kernels with libtorch, which is
-        // already loaded; they are written to run at load time, on any thread, once. The handle is
-        // leaked, so the code stays mapped for the life of the process.
-        let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-        match library {
-            Ok(library) => {
-                std::mem::forget(library);
-                Ok(())
-            }
-            Err(error) => {
-                let reason = std::error::Error::source(&error).map(ToString::to_string);
-                Err(reason.unwrap_or_else(|| error.to_string()))
-            }
-        }
-    }
 }
 
 /// Reads `cpu`, `cuda` or `cuda:N`, and checks that the device is there.

@@ -33,5 +33,7 @@ pub mod prelude;
 pub mod projection;
 pub mod random;
 mod schema;
+mod system;
+pub mod weights;
 
 pub use error::{Error, Result};

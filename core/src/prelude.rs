@@ -6,8 +6,8 @@ pub use crate::batch::{
 pub use crate::error::{Error, Result, ensure_range};
 pub use crate::family::*;
 pub use crate::layers::{
-    BatchNorm, Conv2d, Conv2dShape, Layer, LayerKind, Linear, Pass, Probe, Statistics,
-    TrainingPass, global_average_pool,
+    BatchNorm, Conv2d, Conv2dShape, Conv3d, Conv3dShape, Embedding, Layer, LayerKind, LayerNorm,
+    Linear, Pass, Probe, Statistics, TrainingPass, global_average_pool,
 };
 pub use crate::parameters::{
     Builder, ByParam, Grads, GroupId, Initial, ParamId, Parameters, global_norm,

@@ -98,6 +98,13 @@ impl Covariance {
                 }
                 _ => self.rows(&patches(&input, *kernel, *stride, *padding)?)?,
             },
+            LayerKind::Conv3d { kernel, stride } => match self.kind {
+                CovarianceKind::BatchMean => {
+                    let mean = input.f_mean_dim(0i64, true, None::<Kind>)?;
+                    blocks(&mean, *kernel, *stride)?
+                }
+                _ => self.rows(&blocks(&input, *kernel, *stride)?)?,
+            },
         };
         let expected = self.sum.size()[0];
         if rows.size()[1] != expected {
@@ -154,6 +161,17 @@ fn patches(
     let columns = input.f_im2col(kernel, [1, 1], padding, stride)?;
     let width = columns.size()[1];
     Ok(columns.f_transpose(1, 2)?.f_reshape([-1, width])?)
+}
+
+/// Unfolds padded clips into the blocks that a 3-D convolution multiplies, a row each, in the order
+/// of its weight.
+fn blocks(input: &Tensor, kernel: [i64; 3], stride: [i64; 3]) -> Result<Tensor> {
+    let mut folded = input.shallow_clone();
+    for axis in 0..3 {
+        folded = folded.f_unfold(2 + axis as i64, kernel[axis], stride[axis])?;
+    }
+    let width = input.size().get(1).copied().unwrap_or(1) * kernel.iter().product::<i64>();
+    Ok(folded.f_permute([0, 2, 3, 4, 1, 5, 6, 7])?.f_reshape([-1, width])?)
 }
 
 /// How `P` is computed.
@@ -707,6 +725,23 @@ mod tests {
             46., 58., 82., 94., 58., 74., 106., 122., 82., 106., 154., 178., 94., 122., 178., 206.,
         ];
         close(sum.matrix(), &matrix(&expected, 4), 1e-12);
+    }
+
+    #[test]
+    fn a_clip_is_unfolded_as_its_convolution_multiplies_it() {
+        let clip = Tensor::randn([2, 3, 5, 4, 6], (Kind::Double, CPU));
+        let weight = Tensor::randn([7, 3, 3, 2, 2], (Kind::Double, CPU));
+        let rows = blocks(&clip, [3, 2, 2], [1, 2, 1]).unwrap();
+        let product = rows.matmul(&weight.view([7, -1]).tr());
+        let none = None::<&Tensor>;
+        let maps = clip.conv3d(&weight, none, [1, 2, 1], [0i64; 3], [1i64; 3], 1);
+        close(&product.view([2, 3, 2, 5, 7]), &maps.permute([0, 2, 3, 4, 1]), 1e-12);
+        // The mean over samples is taken first: unfolding is linear.
+        let layer = LayerKind::Conv3d { kernel: [3, 2, 2], stride: [1, 2, 1] };
+        let mut sum = Covariance::new(36, CovarianceKind::BatchMean, Precision::F64, CPU).unwrap();
+        sum.add(&layer, &clip).unwrap();
+        let mean = rows.view([2, 30, 36]).mean_dim(0i64, false, Kind::Double);
+        close(sum.matrix(), &mean.tr().matmul(&mean), 1e-12);
     }
 
     #[test]

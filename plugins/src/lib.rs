@@ -11,4 +11,5 @@ pub mod gradient;
 pub mod modality;
 pub mod objective;
 pub mod optimizer;
+pub mod pictures;
 pub mod strategy;

@@ -31,7 +31,7 @@ fn experiments() -> Vec<PathBuf> {
 fn every_experiment_is_read_and_dry_run() {
     for file in experiments() {
         let resolved = Resolved::read(&file, &[]).unwrap_or_else(|e| panic!("{e}"));
-        let plan = plan(&resolved.experiment, 10, None)
+        let plan = plan(&resolved.experiment, 10, None, None)
             .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         assert!(plan.outputs.contains(&"fused".to_owned()), "{}", file.display());
         // What is written into a run directory is the same experiment.

@@ -266,7 +266,7 @@ fn methods_that_cannot_do_what_they_are_asked_to_are_refused_before_the_first_st
         let text = format!("name = \"test/no\"\nextends = [\"{}\"]\n{TWO}", file.display());
         match experiment(&text, assignments) {
             Err(error) => error.to_string(),
-            Ok(resolved) => plan(&resolved.experiment, 4, None).unwrap_err().to_string(),
+            Ok(resolved) => plan(&resolved.experiment, 4, None, None).unwrap_err().to_string(),
         }
     };
     for (method, assignments, words) in [

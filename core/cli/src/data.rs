@@ -10,6 +10,7 @@ use mie_core::catalogue::{Family, plugins_of};
 use mie_core::config::{Resolved, closest, to_toml};
 use mie_core::data::check::{CheckReport, Fault, check};
 use mie_core::data::fetch::{self, FetchReport};
+use mie_core::data::prepare::{self, PrepareReport};
 use mie_core::error::guarded;
 use mie_core::family::{DatasetConfig, Modality, ModalityConfig, OpenContext};
 use mie_core::random::Seed;
@@ -17,6 +18,7 @@ use mie_core::{Error, Result};
 use serde_json::json;
 
 use crate::arguments::DataDir;
+use crate::cache::Cache;
 use crate::format::count;
 use crate::progress::bar;
 use crate::terminal::Shell;
@@ -28,6 +30,8 @@ const SHOWN: usize = 20;
 pub(crate) enum Data {
     Check(Check),
     Fetch(Fetch),
+    Prepare(Prepare),
+    Cache(Cache),
 }
 
 impl Data {
@@ -35,6 +39,8 @@ impl Data {
         match self {
             Self::Check(command) => command.run(shell),
             Self::Fetch(command) => command.run(shell),
+            Self::Prepare(command) => command.run(shell),
+            Self::Cache(command) => command.run(shell),
         }
     }
 }
@@ -109,6 +115,98 @@ impl Fetch {
         shell.line(&describe(&report));
         Ok(status(&report))
     }
+}
+
+/// Makes what the loader reads from raw media: sound and frames by ffmpeg, optical flow
+///
+/// What is there already is left alone, so a broken-off preparation goes on where it stopped.
+/// What cannot be made is listed at the end and in `DATASET-failures.txt` of the data folder; the
+/// exit status is then 1.
+#[derive(Debug, Args)]
+pub(crate) struct Prepare {
+    /// Name of a dataset, or an experiment that uses one: a TOML file
+    #[arg(value_name = "DATASET")]
+    what: String,
+    /// Things made at a time [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    #[command(flatten)]
+    data_dir: DataDir,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Prepare {
+    fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
+        let subject = Subject::of(&self.what)?;
+        let folder = self.data_dir.folder();
+        let name = &subject.name;
+        let plugin = format!("dataset `{name}`");
+        let wanted =
+            guarded(&plugin, || subject.config.preparations(&subject.context(&folder)))?;
+        if wanted.is_empty() {
+            return Err(Error::refused(
+                format!("dataset `{name}` needs no preparation"),
+                format!("`mie data check {name}` says whether it is complete"),
+            ));
+        }
+        let jobs = self.jobs.map_or_else(cores, usize::from);
+        let shown = shell.shows_bars().then(|| bar("{bar:24}  {pos}/{len} made  eta {eta}", 0));
+        let report = prepare::run(&wanted, jobs, &|done, total| {
+            if let Some(bar) = &shown {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            }
+            true
+        });
+        if let Some(bar) = &shown {
+            bar.finish_and_clear();
+        }
+        let report = report?;
+        let log = folder.join(format!("{name}-failures.txt"));
+        write_failures(&log, &report)?;
+        if self.json {
+            shell.json_page(&report);
+        } else {
+            shell.line(&prepared(&report, &log));
+        }
+        let whole = report.failures.is_empty() && !report.interrupted;
+        Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Keeps what could not be made in a file, or removes that of an earlier run.
+fn write_failures(log: &Path, report: &PrepareReport) -> Result<()> {
+    if report.failures.is_empty() {
+        return match std::fs::remove_file(log) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", log)(error))
+            }
+            _ => Ok(()),
+        };
+    }
+    let lines: Vec<String> = report
+        .failures
+        .iter()
+        .map(|it| format!("{}\t{}", it.source.display(), it.reason.replace('\n', " ")))
+        .collect();
+    std::fs::write(log, lines.join("\n") + "\n").map_err(Error::io("write", log))
+}
+
+fn prepared(report: &PrepareReport, log: &Path) -> String {
+    let mut lines = vec![format!("{} made, {} there already", report.made, report.present)];
+    if !report.failures.is_empty() {
+        let count = count(report.failures.len(), "failure");
+        lines.push(format!("{count}, all in {}:", log.display()));
+    }
+    let shown = report.failures.iter().take(SHOWN);
+    lines.extend(shown.map(|it| format!("  {}: {}", it.source.display(), it.reason)));
+    lines.join("\n")
 }
 
 fn status(report: &CheckReport) -> ExitCode {

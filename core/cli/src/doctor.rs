@@ -55,6 +55,7 @@ fn examine() -> Vec<Finding> {
     findings.push(threads());
     findings.push(folder("data", &data::data_dir(), "--data-dir or MIE_DATA_DIR names another"));
     findings.push(folder("runs", &runs_dir(None), "--runs-dir or MIE_RUNS_DIR names another"));
+    findings.push(folder("cache", &data::cache::cache_dir(), "MIE_CACHE_DIR names another"));
     findings.push(environment());
     findings.push(linked(&plugins()));
     findings

@@ -35,6 +35,16 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// How long ago something was: `just now`, `5 min ago`, `2 days ago`.
+pub(crate) fn ago(seconds: u64) -> String {
+    match seconds {
+        0..60 => "just now".to_owned(),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..86_400 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
 /// A value as it stands behind `=` in a TOML file.
 pub(crate) fn inline_toml(value: &Value) -> String {
     match value {

@@ -14,6 +14,7 @@
 //! 2 for a command line or configuration at fault, and 101 for an error in mie itself.
 
 mod arguments;
+mod cache;
 mod completions;
 mod config;
 mod data;
@@ -33,6 +34,7 @@ mod table;
 mod tables;
 mod terminal;
 mod train;
+mod weights;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -78,6 +80,9 @@ enum Command {
     /// Checks a dataset against its description, or fetches one
     #[command(subcommand)]
     Data(data::Data),
+    /// Lists what files of published weights hold, or converts them
+    #[command(subcommand)]
+    Weights(weights::Weights),
     /// Writes what a plugin of your own starts from
     #[command(subcommand)]
     New(new::New),
@@ -122,6 +127,7 @@ fn run(command: &Command, shell: &mut Shell) -> Result<ExitCode> {
         Command::Plugins(command) => command.run(shell)?,
         Command::Config(command) => command.run(shell)?,
         Command::Data(command) => command.run(shell)?,
+        Command::Weights(command) => command.run(shell)?,
         Command::New(command) => command.run(shell)?,
         Command::Doctor(command) => command.run(shell),
         Command::Completions(command) => command.run(Arguments::command(), shell)?,

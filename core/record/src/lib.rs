@@ -44,6 +44,7 @@
 //!     marks: Vec::new(),
 //!     plugins: [("optimizer".to_owned(), vec!["sgd".to_owned()])].into(),
 //!     deviations: [].into(),
+//!     weights: [].into(),
 //! })?;
 //!
 //! // Events are appended. A checkpoint stores the position, and a resumed run cuts back to it.
@@ -89,7 +90,7 @@ mod tensorboard;
 
 pub use error::{Error, Result};
 pub use files::atomic_write;
-pub use manifest::{DataRecord, Manifest, ORACLE, SKIPPED_DATA};
+pub use manifest::{DataRecord, Manifest, ORACLE, SKIPPED_DATA, WeightsRecord};
 pub use metrics::{At, Event, EventLog, MetricsWriter, OutputMetrics, read_events};
 pub use run_dir::{RunDir, RunLock};
 pub use summary::{Cost, PhaseSummary, Summary};

@@ -47,6 +47,9 @@ pub struct Manifest {
     pub plugins: BTreeMap<String, Vec<String>>,
     /// Where the run departs from what is published, by topic, and what it does instead.
     pub deviations: BTreeMap<String, String>,
+    /// Published weights that encoders started from, by modality.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, WeightsRecord>,
 }
 
 impl Manifest {
@@ -69,4 +72,27 @@ pub struct DataRecord {
     pub skipped: Vec<String>,
     /// Names of the classes, in the order of their indices.
     pub classes: Vec<String>,
+}
+
+/// Records the published weights that one encoder started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightsRecord {
+    /// The file, as the configuration names it.
+    pub file: String,
+    /// Hash of its content: runs with other weights differ here.
+    pub sha256: String,
+    /// Number of tensors taken from it.
+    pub tensors: u64,
+    /// What was done about a first layer for another number of channels, in words.
+    #[serde(default)]
+    pub first_layer: Option<String>,
+    /// Tensors of the encoder that the file does not have; they start from the seed.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// Tensors of the file that the encoder does not have.
+    #[serde(default)]
+    pub unexpected: Vec<String>,
+    /// Tensors that have other shapes in the file, in words; they start from the seed.
+    #[serde(default)]
+    pub reshaped: Vec<String>,
 }

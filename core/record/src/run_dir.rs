@@ -303,6 +303,7 @@ mod tests {
             marks: vec![crate::SKIPPED_DATA.to_owned()],
             plugins: [("optimizer".to_owned(), vec!["sam".to_owned(), "sgd".to_owned()])].into(),
             deviations: [("selection".to_owned(), "on valid".to_owned())].into(),
+            weights: [].into(),
         }
     }
 

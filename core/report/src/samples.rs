@@ -28,6 +28,7 @@ impl Sample {
             marks: Vec::new(),
             plugins: [].into(),
             deviations: [].into(),
+            weights: [].into(),
         };
         let summary = Summary {
             experiment: experiment.to_owned(),

@@ -5,7 +5,7 @@ mod manual;
 mod source;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -147,6 +147,58 @@ pub struct ModalitySection {
     /// Width of a linear projection of the feature, trained with the encoder; absent means none.
     #[serde(default)]
     pub projection: Option<i64>,
+    /// Published weights that the encoder starts from; absent means those drawn from the seed.
+    #[serde(default)]
+    pub weights: Option<WeightsSection>,
+}
+
+/// Published weights that an encoder starts from. They are read once, before the first step; a
+/// checkpoint of the run holds what became of them.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsSection {
+    /// File of safetensors, or a checkpoint of torch with nothing in it but tensors; relative to
+    /// the folder of the data. `mie weights show` lists what it has.
+    pub file: PathBuf,
+    /// Entry of a checkpoint that holds the tensors; absent means its top, or else `state_dict`,
+    /// `model` or `model_state_dict`.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Start of the names of this encoder's tensors, stripped before they are looked up; tensors
+    /// whose names start otherwise are left alone. Absent means all tensors, by their whole names.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// Whether file and encoder must have the same tensors. Otherwise what differs is warned of and
+    /// recorded, and what has no published value starts from the seed.
+    #[serde(default = "yes")]
+    pub strict: bool,
+    /// What happens to the first convolution when the input has another number of channels than the
+    /// published one.
+    #[serde(default)]
+    pub first_layer: FirstLayer,
+    /// SHA-256 of the file, in hexadecimal; checked when present.
+    #[serde(default)]
+    pub sha256: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What happens to the first convolution when the input has another number of channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstLayer {
+    /// The file is refused.
+    #[default]
+    Refuse,
+    /// Each channel gets the mean over the published ones, times published channels by own ones, so
+    /// that activations keep their size.
+    Mean,
+    /// The channels get the published ones in turn, times published channels by own ones.
+    Repeat,
+    /// The layer keeps the values drawn from the seed.
+    Random,
 }
 
 /// The heads that turn features into logits.
@@ -260,6 +312,9 @@ pub struct RunSection {
     pub workers: usize,
     /// Batches decoded ahead; at least 1.
     pub prefetch_batches: usize,
+    /// Most gigabytes (1e9 bytes) of decoded files that are kept on disk between epochs and runs; 0
+    /// keeps none. They lie in `MIE_CACHE_DIR`, or else below `~/.cache/mie/decoded`.
+    pub cache_gigabytes: f64,
     /// Steps between records of loss and gradient norm; at least 1.
     pub log_every_steps: u64,
     /// Epochs between checkpoints to resume from; at least 1.
@@ -273,6 +328,7 @@ impl Default for RunSection {
         Self {
             workers: 1,
             prefetch_batches: 4,
+            cache_gigabytes: 8.0,
             log_every_steps: 20,
             checkpoint_every_epochs: 1,
             checkpoint_every_steps: 0,
@@ -371,6 +427,9 @@ impl Resolved {
             if let Some(width) = modality.projection {
                 within(&path, ensure_range("projection", "at least 1", width, width > 0))?;
             }
+            if let Some(weights) = &modality.weights {
+                within(&format!("{path}.weights"), validate_weights(weights))?;
+            }
         }
         within(
             "modalities",
@@ -409,6 +468,8 @@ impl Resolved {
             within(&format!("controllers.{index}"), plugin.validate())?;
         }
         within("strategy", e.strategy.validate())?;
+        let size = e.run.cache_gigabytes;
+        within("run", ensure_range("cache_gigabytes", "[0, 1e6]", size, (0.0..=1e6).contains(&size)))?;
         within("data", self.validate_data())?;
         let run = &e.run;
         for (field, value) in [
@@ -443,6 +504,15 @@ impl Resolved {
         }
         Ok(())
     }
+}
+
+fn validate_weights(weights: &WeightsSection) -> Result<()> {
+    let file = weights.file.display();
+    ensure_range("file", "the path of a file", &file, !weights.file.as_os_str().is_empty())?;
+    let is_hash = |hash: &str| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    let hash = weights.sha256.as_deref();
+    let shown = hash.unwrap_or_default();
+    ensure_range("sha256", "64 hexadecimal digits", shown, hash.is_none_or(is_hash))
 }
 
 /// Path of the option that an error names, for finding who set it.

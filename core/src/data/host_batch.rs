@@ -47,8 +47,7 @@ impl HostBatch {
                     sample: entry.identity,
                 };
                 guarded(&format!("modality `{name}`"), || {
-                    let raw = source.dataset.raw(entry.split, entry.index, name)?;
-                    source.modalities[name].load(&raw, mode, &draw, out)
+                    source.load(entry, name, mode, &draw, out)
                 })
                 .map_err(|error| source.blame(entry, name, error))
             })?;

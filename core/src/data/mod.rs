@@ -1,5 +1,6 @@
 //! From a dataset and its modalities to batches, in an order that depends on the seed alone.
 
+pub mod cache;
 pub mod check;
 pub mod fetch;
 #[cfg(test)]
@@ -7,6 +8,7 @@ mod fixture;
 mod host_batch;
 mod loader;
 mod mixup;
+pub mod prepare;
 mod source;
 
 pub use host_batch::HostBatch;

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use mie_record::DataRecord;
 use sha2::{Digest, Sha256};
 
+use super::cache::{Cache, cache_dir};
 use super::check::{Obstacle, first_file, obstacle};
 use crate::config::{DataSection, Experiment, OnMissing, closest};
 use crate::error::{Error, Result, guarded};
-use crate::family::{Dataset, Modality, OpenContext, Sample, Split, TensorLayout};
+use crate::family::{
+    Dataset, Draw, Modality, Mode, OpenContext, Sample, SampleBuffers, Split, TensorLayout,
+};
 use crate::random::{Purpose, Seed, permutation};
 
 /// A sample's place in the dataset and its identity in random draws.
@@ -44,6 +47,8 @@ pub struct DataSource {
     splits: BTreeMap<Split, Vec<Entry>>,
     skipped: BTreeMap<Split, Vec<String>>,
     dataset_name: String,
+    /// Where decoded files are kept between epochs.
+    cache: Option<Cache>,
 }
 
 impl DataSource {
@@ -70,7 +75,10 @@ impl DataSource {
             let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());
             modalities.insert(name.clone(), Arc::from(guarded(&plugin, || section.input.build())?));
         }
-        Self::lay_out(&dataset_name, dataset, modalities, context.seed, &experiment.data)
+        let source =
+            Self::lay_out(&dataset_name, dataset, modalities, context.seed, &experiment.data)?;
+        let limit_bytes = (experiment.run.cache_gigabytes * 1e9) as u64;
+        Ok(Self { cache: (limit_bytes > 0).then(|| Cache::new(cache_dir(), limit_bytes)), ..source })
     }
 
     /// Lays out the splits of an opened dataset.
@@ -92,6 +100,7 @@ impl DataSource {
             splits: BTreeMap::new(),
             skipped: BTreeMap::new(),
             dataset_name: name.to_owned(),
+            cache: None,
         };
         source.check_names(options)?;
         source.read_lists(options)?;
@@ -374,6 +383,33 @@ impl DataSource {
             other => other,
         };
         cause.in_plugin(&format!("modality `{modality}` of sample `{id}`, {} split", split.name()))
+    }
+
+    /// Decodes the modality `name` of a sample, or takes what an earlier epoch decoded.
+    pub(super) fn load(
+        &self,
+        entry: &Entry,
+        name: &str,
+        mode: Mode,
+        draw: &Draw<'_>,
+        out: &mut SampleBuffers<'_>,
+    ) -> Result<()> {
+        let raw = self.dataset.raw(entry.split, entry.index, name)?;
+        let modality = &self.modalities[name];
+        match (&self.cache, modality.cacheable()) {
+            (Some(cache), Some(halves)) => cache.with(
+                &halves.recipe(mode),
+                &raw,
+                || halves.decode(&raw, mode),
+                |decoded| halves.finish(decoded, mode, draw, out),
+            ),
+            _ => modality.load(&raw, mode, draw, out),
+        }
+    }
+
+    /// Why decoded files are no longer kept, once that is so.
+    pub fn cache_stopped(&self) -> Option<String> {
+        self.cache.as_ref()?.stopped()
     }
 
     /// Describes each split for the record.

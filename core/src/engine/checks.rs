@@ -1,6 +1,7 @@
 //! Whether the parts of an experiment fit together, found out before the first step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use mie_record::OutputMetrics;
 use tch::{Device, Kind, Tensor};
@@ -41,11 +42,17 @@ pub struct Plan {
 /// Builds the model of an experiment, runs it once on made-up inputs and lists its phases.
 ///
 /// `classes` is the number of classes to assume; with the data at hand their splits are checked
-/// too.
+/// too. With `weights`, the folder of the data, encoders get the published weights that the
+/// experiment names.
 ///
 /// # Errors
 /// [`Error::Refused`], [`Error::Shape`] … for parts that do not fit together.
-pub fn plan(experiment: &Experiment, classes: usize, source: Option<&DataSource>) -> Result<Plan> {
+pub fn plan(
+    experiment: &Experiment,
+    classes: usize,
+    source: Option<&DataSource>,
+    weights: Option<&Path>,
+) -> Result<Plan> {
     let mut layouts = BTreeMap::new();
     let mut fillers = BTreeMap::new();
     for (name, section) in &experiment.modalities {
@@ -56,15 +63,15 @@ pub fn plan(experiment: &Experiment, classes: usize, source: Option<&DataSource>
     }
     let assembly = Assembly::build(experiment, &layouts, &fillers, classes, Device::Cpu)?;
     assembly.check(experiment, source)?;
+    let mut warnings = experiment.optimizer.warnings();
+    if let Some(folder) = weights {
+        let loaded = crate::weights::load(experiment, &assembly.parameters, folder)?;
+        warnings.extend(loaded.warnings);
+    }
     let parameters = assembly.parameters;
     let parameters =
         parameters.ids().into_iter().map(|id| (id.to_string(), parameters.size(&id))).collect();
-    Ok(Plan {
-        phases: assembly.phases,
-        parameters,
-        outputs: assembly.outputs,
-        warnings: experiment.optimizer.warnings(),
-    })
+    Ok(Plan { phases: assembly.phases, parameters, outputs: assembly.outputs, warnings })
 }
 
 /// Samples of a trial batch.

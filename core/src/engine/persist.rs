@@ -101,6 +101,18 @@ impl Trainer<'_> {
             .collect()
     }
 
+    /// Whether there is a checkpoint to go on from, whole or not.
+    pub(super) fn has_checkpoint(&self) -> bool {
+        checkpoint::last_path(&self.run).exists() || checkpoint::previous_path(&self.run).exists()
+    }
+
+    /// Gives encoders the published weights that they start from.
+    pub(super) fn load_weights(&mut self) -> Result<()> {
+        let (experiment, parameters) = (&self.resolved.experiment, &self.built.parameters);
+        self.loaded = crate::weights::load(experiment, parameters, &self.data_dir)?;
+        Ok(())
+    }
+
     /// Loads the last checkpoint, or the one before it should that be damaged.
     pub(super) fn resume(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let mut damaged = Vec::new();
@@ -124,6 +136,10 @@ impl Trainer<'_> {
             }
         }
         // No whole checkpoint: the run starts over.
+        if !damaged.is_empty() {
+            self.load_weights()?;
+            self.check_weights()?;
+        }
         self.metrics.truncate_to(0)?;
         if !damaged.is_empty() {
             damaged.push("no checkpoint is left: the run starts over".to_owned());

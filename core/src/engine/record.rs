@@ -30,6 +30,28 @@ impl Trainer<'_> {
                 "bring the data back to what they were, or start a new run in another --runs-dir",
             ));
         }
+        self.check_weights()
+    }
+
+    /// Holds the published weights, where they were read, against those of the run's start.
+    pub(super) fn check_weights(&self) -> Result<()> {
+        let then = self.run.read_manifest()?.weights;
+        for (modality, now) in &self.loaded.records {
+            let before = then.get(modality).map(|then| then.sha256.as_str());
+            if before != Some(now.sha256.as_str()) {
+                return Err(Error::refused(
+                    format!(
+                        "the weights `{}` of modality `{modality}` are not those that run {} was \
+                         started with: their SHA-256 is {}, then {}",
+                        now.file,
+                        self.run.path().display(),
+                        now.sha256,
+                        before.unwrap_or("none")
+                    ),
+                    "bring the file back, or start a new run in another --runs-dir",
+                ));
+            }
+        }
         Ok(())
     }
 
@@ -102,6 +124,7 @@ impl Trainer<'_> {
             marks: self.cursor.marks.iter().cloned().collect(),
             plugins,
             deviations,
+            weights: self.loaded.records.clone(),
         })?;
         Ok(())
     }

@@ -28,6 +28,7 @@ use crate::family::{
 };
 use crate::parameters::GroupId;
 use crate::random::{Purpose, Seed};
+use crate::weights::Loaded;
 
 /// How a call to train ended.
 #[derive(Debug)]
@@ -103,6 +104,10 @@ pub(super) struct Trainer<'a> {
     _lock: RunLock,
     pub(super) source: Arc<DataSource>,
     pub(super) built: Assembly,
+    /// Folder of the data, and of published weights.
+    pub(super) data_dir: PathBuf,
+    /// The published weights that were read; none where the run goes on from a checkpoint.
+    pub(super) loaded: Loaded,
     pub(super) cursor: Cursor,
     /// Selection on the test split was asked for.
     access: Option<TestAccess>,
@@ -161,6 +166,8 @@ impl<'a> Trainer<'a> {
             _lock: lock,
             source,
             built,
+            data_dir: options.data_dir.clone(),
+            loaded: Loaded::default(),
             cursor,
             access: oracle.then(TestAccess::granted),
             pending: Vec::new(),
@@ -180,6 +187,9 @@ impl<'a> Trainer<'a> {
         }
         if trainer.finished.is_none() {
             // Before anything is cut back: a refusal must leave the run as it is.
+            if !trainer.has_checkpoint() {
+                trainer.load_weights()?;
+            }
             trainer.start_record(options)?;
             trainer.resume(observer)?;
             trainer.note_place(observer)?;
@@ -200,6 +210,8 @@ impl<'a> Trainer<'a> {
         for warning in self.resolved.experiment.optimizer.warnings() {
             self.warn(&warning, observer)?;
         }
+        let warnings = std::mem::take(&mut self.loaded.warnings);
+        self.warn_all(warnings, observer)?;
         loop {
             if self.cursor.phase.is_none() {
                 let report = Report {
@@ -687,6 +699,9 @@ impl<'a> Trainer<'a> {
                 observer,
             )?;
             self.cursor.marks.insert("inert modifier".to_owned());
+        }
+        if let Some(reason) = self.source.cache_stopped() {
+            self.warn(&reason, observer)?;
         }
         let mut outputs = BTreeMap::new();
         let mut confusion = BTreeMap::new();

@@ -135,6 +135,37 @@ pub struct Fetch {
     pub notice: String,
 }
 
+/// A file or folder that `mie data prepare` makes from raw media.
+#[derive(Clone)]
+pub struct Preparation {
+    /// What it is made from: a file or folder.
+    pub source: PathBuf,
+    /// What is made; left alone where it is there already.
+    pub target: PathBuf,
+    /// How it is made.
+    pub by: std::sync::Arc<dyn Preparer>,
+}
+
+/// Makes files from raw media.
+pub trait Preparer: Send + Sync {
+    /// Says what it makes and how, e.g. `sound by ffmpeg`; equal names are equal in all.
+    fn name(&self) -> String;
+
+    /// Looks for the programs it needs; called once before the first file.
+    ///
+    /// # Errors
+    /// [`Error::Refused`](crate::Error::Refused) that says what to install.
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes `target`, a name of its own in the folder where the result goes, from `source`.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it. What was written by then is removed.
+    fn make(&self, source: &Path, target: &Path) -> Result<()>;
+}
+
 /// What a dataset knows when it is opened.
 #[derive(Debug, Clone)]
 pub struct OpenContext {
@@ -171,6 +202,16 @@ pub trait DatasetConfig: Debug + Send + Sync {
     /// Says how to get the files, for a dataset that is published freely.
     fn fetch(&self, _context: &OpenContext) -> Option<Fetch> {
         None
+    }
+
+    /// Lists what can be made from the raw media of the dataset; nothing by default.
+    ///
+    /// Raw files that are not there may be listed: they count as failures.
+    ///
+    /// # Errors
+    /// When lists cannot be read.
+    fn preparations(&self, _context: &OpenContext) -> Result<Vec<Preparation>> {
+        Ok(Vec::new())
     }
 }
 

@@ -15,13 +15,15 @@ pub mod strategy;
 
 pub use controller::{Controller, ControllerConfig, Directive};
 pub use dataset::{
-    Dataset, DatasetConfig, Expected, Fetch, FetchFile, OpenContext, Raw, Sample, Split, Unpack,
+    Dataset, DatasetConfig, Expected, Fetch, FetchFile, OpenContext, Preparation, Preparer, Raw,
+    Sample, Split, Unpack,
 };
-pub use encoder::{Encoder, EncoderConfig, Sizes};
+pub use encoder::{Encoder, EncoderConfig, Published, Sizes};
 pub use fusion::{Fusion, FusionConfig, FusionContext, Joint};
 pub use gradient_modifier::{GradientModifier, GradientModifierConfig, Site, StepView};
 pub use modality::{
-    Buffer, Draw, Element, Modality, ModalityConfig, Mode, SampleBuffers, TensorLayout,
+    Buffer, Decode, Decoded, DecodedView, Draw, Element, Modality, ModalityConfig, Mode,
+    SampleBuffers, TensorLayout, Values, ValuesView,
 };
 pub use objective::{Forward, Notes, Objective, ObjectiveConfig, Term};
 pub use optimizer::{

@@ -126,6 +126,105 @@ impl Draw<'_> {
     }
 }
 
+/// What decoding gives before anything is drawn: an array that can be kept on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// Shape, e.g. `[height, width, 3]`.
+    pub shape: Vec<usize>,
+    /// The values, row by row.
+    pub values: Values,
+}
+
+/// Values of a decoded array.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// 8-bit values, such as pixels.
+    U8(Vec<u8>),
+    /// 32-bit floating point.
+    F32(Vec<f32>),
+}
+
+/// A decoded array that lies elsewhere: in memory, or in a mapped file of the cache.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DecodedView<'a> {
+    /// Shape.
+    pub shape: &'a [usize],
+    /// The values.
+    pub values: ValuesView<'a>,
+}
+
+/// Values of a [`DecodedView`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ValuesView<'a> {
+    /// 8-bit values.
+    U8(&'a [u8]),
+    /// 32-bit floating point.
+    F32(&'a [f32]),
+}
+
+impl Decoded {
+    /// Lends the array.
+    pub fn view(&self) -> DecodedView<'_> {
+        let values = match &self.values {
+            Values::U8(values) => ValuesView::U8(values),
+            Values::F32(values) => ValuesView::F32(values),
+        };
+        DecodedView { shape: &self.shape, values }
+    }
+}
+
+impl<'a> DecodedView<'a> {
+    /// The values as 8-bit ones.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] when they are of another kind.
+    pub fn u8(&self) -> Result<&'a [u8]> {
+        match self.values {
+            ValuesView::U8(values) => Ok(values),
+            ValuesView::F32(_) => Err(Error::Bug("a decoded array is not of u8".to_owned())),
+        }
+    }
+
+    /// The values as 32-bit floating point.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] when they are of another kind.
+    pub fn f32(&self) -> Result<&'a [f32]> {
+        match self.values {
+            ValuesView::F32(values) => Ok(values),
+            ValuesView::U8(_) => Err(Error::Bug("a decoded array is not of f32".to_owned())),
+        }
+    }
+}
+
+/// The two halves of a modality whose expensive one does not depend on chance.
+///
+/// What [`Decode::decode`] gives is kept in the cache, under the recipe and the fingerprint of the
+/// files; [`Decode::finish`] crops, augments and normalises it anew for every epoch.
+pub trait Decode: Send + Sync {
+    /// All of the configuration that `decode` depends on in `mode`, and a version number to raise
+    /// whenever its values change, e.g. `rgb 1`.
+    fn recipe(&self, mode: Mode) -> String;
+
+    /// Decodes `raw`, a pure function of the files, the recipe and `mode`.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    fn decode(&self, raw: &Raw<'_>, mode: Mode) -> Result<Decoded>;
+
+    /// Makes the tensors of a sample from what `decode` gave.
+    ///
+    /// # Errors
+    /// When the array does not fit.
+    fn finish(
+        &self,
+        decoded: DecodedView<'_>,
+        mode: Mode,
+        draw: &Draw<'_>,
+        out: &mut SampleBuffers<'_>,
+    ) -> Result<()>;
+}
+
 /// Configuration of a modality.
 #[typetag::serde(tag = "name")]
 pub trait ModalityConfig: Debug + Send + Sync {
@@ -163,6 +262,12 @@ pub trait Modality: Send + Sync {
         draw: &Draw<'_>,
         out: &mut SampleBuffers<'_>,
     ) -> Result<()>;
+
+    /// Its two halves, where it has them: what the first one gives is then cached. `load` must be
+    /// the second one on what the first one gives.
+    fn cacheable(&self) -> Option<&dyn Decode> {
+        None
+    }
 
     /// Value that stands for a sample without this modality; 0 in the main tensor by default.
     fn filler(&self) -> f64 {

@@ -1,8 +1,13 @@
 //! Parsers of file formats that several plugins read.
 
+pub mod ffmpeg;
 pub mod idx;
+pub mod lists;
+pub mod npy;
 pub mod picture;
+pub mod python_literal;
 pub mod wav;
+pub mod words;
 
 use std::fs::File;
 use std::io::Read;

@@ -12,6 +12,14 @@ pub(super) fn wrong_kind(modality: &str, wanted: &str, raw: &Raw<'_>) -> Error {
     )
 }
 
+/// Names what a plugin decodes in the cache: its options, and a version to raise whenever the
+/// values of the same options change.
+pub(super) fn recipe(plugin: &str, version: u32, config: &impl Serialize) -> String {
+    // Options of plugins can be written, or no run directory would hold them.
+    let options = serde_json::to_string(config).unwrap_or_default();
+    format!("{plugin} {version} {options}")
+}
+
 /// Adds Gaussian noise that stays with the sample over the whole run.
 pub(super) fn add_noise(values: &mut [f32], deviation: f64, draw: &Draw<'_>) {
     if deviation > 0.0 {

@@ -9,6 +9,7 @@ use mie_core::engine::{self, Plan};
 use mie_core::error::guarded;
 use mie_core::family::OpenContext;
 use mie_core::random::Seed;
+use mie_core::weights;
 use mie_core::{Error, Result};
 
 use crate::arguments::{DataDir, Overrides};
@@ -67,15 +68,22 @@ struct Checked {
     name: String,
     plan: Plan,
     /// What could not be checked for want of data.
-    note: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Checked {
     fn of(file: &Path, assignments: &[String], data_dir: &Path) -> Result<Self> {
         let resolved = Resolved::read(file, assignments)?;
         let (classes, source, note) = classes(&resolved.experiment, data_dir)?;
-        let plan = engine::plan(&resolved.experiment, classes, source.as_ref())?;
-        Ok(Self { name: resolved.experiment.name, plan, note })
+        let absent = weights::absent(&resolved.experiment, data_dir);
+        // Like data that are missing here, they are no fault of the configuration.
+        let folder = absent.is_empty().then_some(data_dir);
+        let plan = engine::plan(&resolved.experiment, classes, source.as_ref(), folder)?;
+        let missing = absent
+            .iter()
+            .map(|file| format!("weights not found, the run would be refused: {}", file.display()));
+        let notes = note.into_iter().chain(missing).collect();
+        Ok(Self { name: resolved.experiment.name, plan, notes })
     }
 
     /// Describes it in one line, for a list.
@@ -103,7 +111,7 @@ impl Checked {
             format!("              {group:width$}  {size:>11}")
         }));
         lines.push(format!("  outputs     {}", plan.outputs.join(", ")));
-        lines.extend(self.note.iter().map(|note| format!("  note        {note}")));
+        lines.extend(self.notes.iter().map(|note| format!("  note        {note}")));
         lines.extend(plan.warnings.iter().map(|warning| format!("  warning     {warning}")));
         lines.join("\n")
     }
@@ -170,7 +178,7 @@ mod tests {
                 outputs: vec!["audio".to_owned(), "fused".to_owned()],
                 warnings: vec!["the radius is too small".to_owned()],
             },
-            note: None,
+            notes: Vec::new(),
         }
     }
 

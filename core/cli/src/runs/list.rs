@@ -11,7 +11,7 @@ use mie_report::{Overview, State};
 use serde_json::{Value, json};
 
 use super::found;
-use crate::format::duration;
+use crate::format::{ago, duration};
 use crate::tables::{percent, table};
 use crate::terminal::Shell;
 
@@ -114,11 +114,5 @@ fn took(run: &Overview) -> String {
 /// How long ago its record was written to.
 fn changed(run: &Overview, now_unix_seconds: u64) -> String {
     let Some(changed) = run.changed_unix_seconds else { return "-".to_owned() };
-    let seconds = now_unix_seconds.saturating_sub(changed);
-    match seconds {
-        0..60 => "just now".to_owned(),
-        60..3600 => format!("{} min ago", seconds / 60),
-        3600..86_400 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
-    }
+    ago(now_unix_seconds.saturating_sub(changed))
 }

@@ -14,6 +14,7 @@ const BATCH: i64 = 4;
 
 pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
     let config: Box<dyn EncoderConfig> = config((plugin.example)())?;
+    let config = config.small().unwrap_or(config);
     let layouts = config.example_input();
     let build = |seed| {
         let store = RefCell::new(Parameters::default());

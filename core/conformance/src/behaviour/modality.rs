@@ -29,7 +29,7 @@ pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
         Raw::Text("a small text, to be read"),
         Raw::File(sound),
         Raw::File(picture.clone()),
-        Raw::Files(vec![picture; 3]),
+        Raw::Files(vec![picture; 4]),
     ];
     let decode = |raw: &Raw<'_>, epoch, mode| {
         let mut out = Filled::zeros(&layouts);

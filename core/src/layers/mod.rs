@@ -1,5 +1,13 @@
 //! Layers that core and the encoders share; they hand their inputs to a probe when one asks.
 
+mod conv3d;
+mod embedding;
+mod layer_norm;
+
+pub use conv3d::{Conv3d, Conv3dShape};
+pub use embedding::Embedding;
+pub use layer_norm::LayerNorm;
+
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -99,6 +107,14 @@ pub enum LayerKind {
         /// Zero padding.
         padding: [i64; 2],
     },
+    /// 3-D convolution of an input that is already padded, weight
+    /// `[out, in, frames, height, width]`.
+    Conv3d {
+        /// Kernel frames, height and width.
+        kernel: [i64; 3],
+        /// Stride.
+        stride: [i64; 3],
+    },
 }
 
 /// A layer with a weight matrix, as encoders and heads list them, in forward order.
@@ -147,12 +163,26 @@ impl Linear {
     /// # Errors
     /// When the path is taken or memory runs out.
     pub fn new(at: &Builder<'_>, inputs: i64, outputs: i64) -> Result<Self> {
-        let shape = [outputs, inputs];
         let initial = Initial::Uniform { bound: 1.0 / (inputs as f64).sqrt() };
+        Self::with(at, inputs, outputs, initial, Some(initial))
+    }
+
+    /// Creates a layer that starts as given; without bias where `bias` is absent.
+    ///
+    /// # Errors
+    /// As [`Linear::new`].
+    pub fn with(
+        at: &Builder<'_>,
+        inputs: i64,
+        outputs: i64,
+        weight: Initial,
+        bias: Option<Initial>,
+    ) -> Result<Self> {
+        let shape = [outputs, inputs];
         Ok(Self {
             layer: Layer::new(at, &shape, LayerKind::Linear),
-            weight: at.param("weight", &shape, initial)?,
-            bias: Some(at.param("bias", &[outputs], initial)?),
+            weight: at.param("weight", &shape, weight)?,
+            bias: bias.map(|bias| at.param("bias", &[outputs], bias)).transpose()?,
         })
     }
 
@@ -273,14 +303,29 @@ impl BatchNorm {
     /// # Errors
     /// When the path is taken or memory runs out.
     pub fn new(at: &Builder<'_>, channels: i64, weight: Initial) -> Result<Self> {
+        Self::with(at, channels, weight, 0.1, 1e-5)
+    }
+
+    /// Creates a layer with `momentum`, the share of a batch in the running statistics, and
+    /// `epsilon`, added to variances.
+    ///
+    /// # Errors
+    /// As [`BatchNorm::new`].
+    pub fn with(
+        at: &Builder<'_>,
+        channels: i64,
+        weight: Initial,
+        momentum: f64,
+        epsilon: f64,
+    ) -> Result<Self> {
         Ok(Self {
             name: at.path().to_owned(),
             weight: at.param("weight", &[channels], weight)?,
             bias: at.param("bias", &[channels], Initial::Constant(0.0))?,
             running_mean: at.buffer("running_mean", &[channels], 0.0)?,
             running_var: at.buffer("running_var", &[channels], 1.0)?,
-            momentum: 0.1,
-            epsilon: 1e-5,
+            momentum,
+            epsilon,
         })
     }
 

@@ -1,0 +1,247 @@
+//! From raw media to the files that loaders read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result, guarded};
+use crate::family::Preparation;
+
+/// Start of the names of what is being made; what was left behind by a killed run is removed.
+const UNFINISHED: &str = ".unfinished-";
+
+/// What came of a preparation.
+#[derive(Debug, Default, Serialize)]
+pub struct PrepareReport {
+    /// Made now.
+    pub made: usize,
+    /// There already.
+    pub present: usize,
+    /// What could not be made.
+    pub failures: Vec<Failure>,
+    /// Whether it was ended before all was tried.
+    pub interrupted: bool,
+}
+
+/// Something that could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// What it was to be made from.
+    pub source: PathBuf,
+    /// What was to be made.
+    pub target: PathBuf,
+    /// Why not.
+    pub reason: String,
+}
+
+/// Makes what is missing, `jobs` things at a time; a failure does not end the others.
+///
+/// Everything is made under a name of its own and renamed when whole, so what is there is finished
+/// and a broken-off run goes on with what is missing. `progress` gets the number of things done and
+/// of all, from several threads in turn; when it gives `false`, no further thing is begun.
+///
+/// # Errors
+/// When a program is missing, or two things go to one place.
+pub fn run(
+    preparations: &[Preparation],
+    jobs: usize,
+    progress: &(dyn Fn(usize, usize) -> bool + Sync),
+) -> Result<PrepareReport> {
+    refuse_collisions(preparations)?;
+    let mut report = PrepareReport::default();
+    let (present, missing): (Vec<_>, Vec<_>) =
+        preparations.iter().partition(|preparation| preparation.target.exists());
+    report.present = present.len();
+    let kinds: BTreeMap<String, &Preparation> =
+        missing.iter().map(|preparation| (preparation.by.name(), *preparation)).collect();
+    for (name, preparation) in kinds {
+        guarded(&name, || preparation.by.ready())?;
+    }
+    let next = AtomicUsize::new(0);
+    let done = AtomicUsize::new(0);
+    let stopped = AtomicBool::new(false);
+    let failures = Mutex::new(Vec::new());
+    let work = || {
+        while !stopped.load(Ordering::Relaxed) {
+            let position = next.fetch_add(1, Ordering::Relaxed);
+            let Some(preparation) = missing.get(position) else { return };
+            if let Err(error) = make(preparation) {
+                let failure = Failure {
+                    source: preparation.source.clone(),
+                    target: preparation.target.clone(),
+                    reason: error.to_string(),
+                };
+                failures.lock().unwrap_or_else(PoisonError::into_inner).push((position, failure));
+            }
+            let so_far = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if !progress(so_far + report.present, preparations.len()) {
+                stopped.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..jobs.min(missing.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.sort_by_key(|(position, _)| *position);
+    let tried = done.into_inner();
+    report.made = tried - failures.len();
+    report.failures = failures.into_iter().map(|(_, failure)| failure).collect();
+    report.interrupted = tried < missing.len();
+    Ok(report)
+}
+
+fn refuse_collisions(preparations: &[Preparation]) -> Result<()> {
+    let mut targets: BTreeMap<&Path, &Path> = BTreeMap::new();
+    for preparation in preparations {
+        if let Some(other) = targets.insert(&preparation.target, &preparation.source)
+            && other != preparation.source
+        {
+            let (one, two) = (other.display(), preparation.source.display());
+            let problem = format!("would be made from {one} and from {two}");
+            return Err(Error::data(&preparation.target, problem));
+        }
+    }
+    Ok(())
+}
+
+fn make(preparation: &Preparation) -> Result<()> {
+    let Preparation { source, target, by } = preparation;
+    fs::metadata(source).map_err(Error::io("read", source))?;
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+        return Err(Error::Bug(format!("{} cannot be made", target.display())));
+    };
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    let unfinished = parent.join(format!("{UNFINISHED}{}", name.to_string_lossy()));
+    remove(&unfinished)?;
+    let made = guarded(&by.name(), || by.make(source, &unfinished))
+        .and_then(|()| fs::rename(&unfinished, target).map_err(Error::io("rename", &unfinished)));
+    if made.is_err() {
+        // The error at hand is the one to report.
+        drop(remove(&unfinished));
+    }
+    made
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Err(_) => return Ok(()),
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+    };
+    removed.map_err(Error::io("remove", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::family::Preparer;
+
+    /// Copies files in capitals; what is broken is written by half, and then an error or a panic.
+    struct Capitals {
+        there: bool,
+    }
+
+    impl Preparer for Capitals {
+        fn name(&self) -> String {
+            "capitals".to_owned()
+        }
+
+        fn ready(&self) -> Result<()> {
+            let missing = || Error::refused("the program `capitals` is not there", "install it");
+            self.there.then_some(()).ok_or_else(missing)
+        }
+
+        fn make(&self, source: &Path, target: &Path) -> Result<()> {
+            let text = fs::read_to_string(source).map_err(Error::io("read", source))?;
+            fs::write(target, text.to_uppercase()).map_err(Error::io("write", target))?;
+            assert!(!text.contains("panics"), "no such letter");
+            if text.contains("broken") {
+                return Err(Error::data(source, "ends in the middle"));
+            }
+            Ok(())
+        }
+    }
+
+    fn preparations(folder: &Path, names: &[&str], there: bool) -> Vec<Preparation> {
+        let by: Arc<dyn Preparer> = Arc::new(Capitals { there });
+        names
+            .iter()
+            .map(|name| {
+                if !name.starts_with("absent") {
+                    fs::write(folder.join(name), name).unwrap();
+                }
+                Preparation {
+                    source: folder.join(name),
+                    target: folder.join("made").join(name),
+                    by: by.clone(),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_missing_is_made_whole_and_failures_are_listed_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["a", "broken", "b", "absent", "panics", "c"];
+        for jobs in [1, 4] {
+            let wanted = preparations(folder.path(), &names, true);
+            drop(fs::remove_dir_all(folder.path().join("made")));
+            let report = run(&wanted, jobs, &|_, total| total == 6).unwrap();
+            assert_eq!((report.made, report.present, report.interrupted), (3, 0, false));
+            let reasons: Vec<&str> = report.failures.iter().map(|it| &*it.reason).collect();
+            assert!(reasons[0].contains("broken: ends in the middle"), "{reasons:?}");
+            assert!(reasons[1].contains("absent"), "{reasons:?}");
+            assert!(reasons[2].contains("no such letter"), "{reasons:?}");
+            let mut made: Vec<_> = fs::read_dir(folder.path().join("made"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            made.sort();
+            assert_eq!(made, ["a", "b", "c"], "nothing half made is left");
+            assert_eq!(fs::read_to_string(folder.path().join("made/b")).unwrap(), "B");
+        }
+    }
+
+    #[test]
+    fn a_second_run_makes_only_what_is_missing_and_takes_the_place_of_what_was_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let wanted = preparations(folder.path(), &["a", "b", "c"], true);
+        let report = run(&wanted, 1, &|done, _| done < 1).unwrap();
+        assert_eq!((report.made, report.interrupted), (1, true));
+        fs::write(folder.path().join("made/.unfinished-b"), "half").unwrap();
+        let report = run(&wanted, 2, &|_, _| true).unwrap();
+        assert_eq!((report.made, report.present, report.interrupted), (2, 1, false));
+        assert!(!folder.path().join("made/.unfinished-b").exists());
+        let report = run(&preparations(folder.path(), &["a"], false), 2, &|_, _| true).unwrap();
+        assert_eq!((report.made, report.present), (0, 1), "nothing to make needs no program");
+    }
+
+    #[test]
+    fn a_missing_program_is_said_before_anything_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let wanted = preparations(folder.path(), &["a"], false);
+        let error = run(&wanted, 1, &|_, _| true).unwrap_err();
+        assert_eq!(error.exit_status(), 2);
+        assert!(error.to_string().contains("install it"), "{error}");
+        assert!(!folder.path().join("made").exists());
+    }
+
+    #[test]
+    fn two_sources_of_one_target_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wanted = preparations(folder.path(), &["a", "b"], true);
+        wanted[1].target = wanted[0].target.clone();
+        let error = run(&wanted, 1, &|_, _| true).unwrap_err().to_string();
+        assert!(error.contains("would be made from"), "{error}");
+    }
+}
