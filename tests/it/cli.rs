@@ -130,7 +130,12 @@ fn an_unknown_plugin_is_refused_with_the_one_that_was_meant() {
 fn all_experiments_are_checked_in_one_call_without_their_data() {
     let mut files = Vec::new();
     for folder in fs::read_dir(root().join("configs/experiments")).unwrap() {
-        for file in fs::read_dir(folder.unwrap().path()).unwrap() {
+        let folder = folder.unwrap().path();
+        // Clips of full size take long; tests/it/configs.rs tries them.
+        if folder.ends_with("nvgesture") {
+            continue;
+        }
+        for file in fs::read_dir(folder).unwrap() {
             files.push(file.unwrap().path().display().to_string());
         }
     }

@@ -27,10 +27,28 @@ fn experiments() -> Vec<PathBuf> {
     found
 }
 
+/// Assignments under which an experiment is tried: clips of 64 frames of 224 pixels take a minute,
+/// so all but two of the experiments on them are tried on smaller ones.
+fn smaller(file: &Path) -> Vec<String> {
+    let name = file.file_stem().unwrap().to_str().unwrap();
+    let on_clips = file.parent().unwrap().ends_with("nvgesture");
+    if !on_clips || ["mie", "mie_released"].contains(&name) || name.starts_with("mini") {
+        return Vec::new();
+    }
+    let resolved = Resolved::read(file, &[]).unwrap_or_else(|e| panic!("{e}"));
+    let modalities = resolved.experiment.modalities.keys();
+    modalities
+        .flat_map(|modality| {
+            [("frames", 16), ("resize_pixels", 72), ("crop_pixels", 64)]
+                .map(|(option, value)| format!("modalities.{modality}.input.{option}={value}"))
+        })
+        .collect()
+}
+
 #[test]
 fn every_experiment_is_read_and_dry_run() {
     for file in experiments() {
-        let resolved = Resolved::read(&file, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let resolved = Resolved::read(&file, &smaller(&file)).unwrap_or_else(|e| panic!("{e}"));
         let plan = plan(&resolved.experiment, 10, None, None)
             .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         assert!(plan.outputs.contains(&"fused".to_owned()), "{}", file.display());

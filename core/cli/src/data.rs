@@ -1,7 +1,7 @@
 //! `mie data`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -65,7 +65,8 @@ pub(crate) struct Check {
 
 impl Check {
     fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
-        let subject = Subject::of(&self.what)?;
+        let folder = self.data_dir.folder();
+        let subject = Subject::of(&self.what, self.decode.then_some(&folder))?;
         let report = subject.check(&self.data_dir.folder(), self.decode, shell)?;
         if self.json {
             shell.json_page(&report);
@@ -91,7 +92,7 @@ pub(crate) struct Fetch {
 
 impl Fetch {
     fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
-        let subject = Subject::of(&self.what)?;
+        let subject = Subject::of(&self.what, None)?;
         let folder = self.data_dir.folder();
         let name = &subject.name;
         let Some(files) = subject.config.fetch(&subject.context(&folder)) else {
@@ -139,7 +140,7 @@ pub(crate) struct Prepare {
 
 impl Prepare {
     fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
-        let subject = Subject::of(&self.what)?;
+        let subject = Subject::of(&self.what, None)?;
         let folder = self.data_dir.folder();
         let name = &subject.name;
         let plugin = format!("dataset `{name}`");
@@ -153,6 +154,8 @@ impl Prepare {
         }
         let jobs = self.jobs.map_or_else(cores, usize::from);
         let shown = shell.shows_bars().then(|| bar("{bar:24}  {pos}/{len} made  eta {eta}", 0));
+        // Each job computes by itself.
+        tch::set_num_threads((cores() / jobs).max(1) as i32);
         let report = prepare::run(&wanted, jobs, &|done, total| {
             if let Some(bar) = &shown {
                 bar.set_length(total as u64);
@@ -228,7 +231,9 @@ struct Subject {
 
 impl Subject {
     /// Reads an experiment, or takes the dataset of that name as it is by default.
-    fn of(what: &str) -> Result<Self> {
+    ///
+    /// Files that inputs name are taken up from `data_dir`, where something is to be decoded.
+    fn of(what: &str, data_dir: Option<&PathBuf>) -> Result<Self> {
         let file = Path::new(what);
         if !file.is_file() {
             let config = by_name(what)?;
@@ -243,13 +248,15 @@ impl Subject {
         let experiment = Resolved::read(file, &[])?.experiment;
         let inputs: Inputs =
             experiment.modalities.into_iter().map(|(name, it)| (name, it.input)).collect();
-        let decoders = build(&inputs)?;
+        let seed = Seed(experiment.seed);
+        let context = data_dir.map(|base| OpenContext { base: base.clone(), seed });
+        let decoders = build(&inputs, context.as_ref())?;
         Ok(Self {
             name: experiment.dataset.typetag_name().to_owned(),
             config: experiment.dataset,
             decoders,
             excluded: experiment.data.exclude.into_iter().collect(),
-            seed: Seed(experiment.seed),
+            seed,
         })
     }
 
@@ -262,7 +269,7 @@ impl Subject {
         let plugin = format!("dataset `{}`", self.name);
         let dataset = guarded(&plugin, || self.config.open(&context))?;
         let proposed = if decode && self.decoders.is_empty() {
-            build(&guarded(&plugin, || Ok(dataset.inputs()))?)?
+            build(&guarded(&plugin, || Ok(dataset.inputs()))?, Some(&context))?
         } else {
             Vec::new()
         };
@@ -288,13 +295,21 @@ impl Subject {
     }
 }
 
-/// Builds what decodes each modality.
-fn build(inputs: &Inputs) -> Result<Vec<(String, Box<dyn Modality>)>> {
+/// Builds what decodes each modality, ready to decode where there is a context.
+fn build(
+    inputs: &Inputs,
+    context: Option<&OpenContext>,
+) -> Result<Vec<(String, Box<dyn Modality>)>> {
     inputs
         .iter()
         .map(|(name, input)| {
             let plugin = format!("modality `{}` of `{name}`", input.typetag_name());
-            Ok((name.clone(), guarded(&plugin, || input.build())?))
+            let opened = guarded(&plugin, || {
+                let mut modality = input.build()?;
+                context.map_or(Ok(()), |context| modality.open(context))?;
+                Ok(modality)
+            });
+            Ok((name.clone(), opened?))
         })
         .collect()
 }

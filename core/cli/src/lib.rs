@@ -62,6 +62,7 @@ Examples:
 Environment:
   MIE_DATA_DIR     folder of the datasets [default: ~/.local/share/mie]
   MIE_RUNS_DIR     folder of the runs [default: runs]
+  MIE_CACHE_DIR    folder of decoded files [default: ~/.cache/mie/decoded]
   RUST_BACKTRACE   set it to 1 to see where a plugin panicked";
 
 #[derive(Debug, Subcommand)]
@@ -77,7 +78,7 @@ enum Command {
     /// Checks, explains and compares configurations
     #[command(subcommand)]
     Config(config::Config),
-    /// Checks a dataset against its description, or fetches one
+    /// Fetches, prepares and checks datasets; shows the cache of decoded files
     #[command(subcommand)]
     Data(data::Data),
     /// Lists what files of published weights hold, or converts them

@@ -82,13 +82,13 @@ impl Predict {
     pub(crate) fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
         let device = self.device.find()?;
         let set = &self.overrides.set;
+        let folder = self.data_dir.folder_of(&self.run);
         let predictions = if let Some(split) = self.split {
             let split = match split {
                 Predicted::Train => Split::Train,
                 Predicted::Valid => Split::Valid,
                 Predicted::Test => Split::Test,
             };
-            let folder = self.data_dir.folder_of(&self.run);
             engine::predict_split(&self.run, split, &folder, device, set)?
         } else {
             let samples = match &self.list {
@@ -103,7 +103,7 @@ impl Predict {
                 }
                 None => vec![given(&self.files)?],
             };
-            engine::predict_files(&self.run, &samples, device, set)?
+            engine::predict_files(&self.run, &samples, &folder, device, set)?
         };
         match self.format {
             Format::Text => shell.line(&self.describe(&predictions)),

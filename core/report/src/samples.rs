@@ -100,7 +100,7 @@ impl Sample {
 
 fn data(split: &str, fingerprint: &str) -> DataRecord {
     DataRecord {
-        dataset: "cremad".to_owned(),
+        dataset: "voices".to_owned(),
         split: split.to_owned(),
         samples: 100,
         fingerprint: fingerprint.to_owned(),

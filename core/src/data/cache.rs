@@ -404,6 +404,8 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A folder with a file and a cache.
@@ -580,5 +582,50 @@ mod tests {
         let absent = Raw::File(bench.folder.path().join("absent"));
         let error = cache.with("one", &absent, || Err(Error::data("absent", "is not there")), |_| Ok(()));
         assert!(error.unwrap_err().to_string().contains("is not there"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_header_with_its_checksum_gives_an_array_of_its_shape_or_none(
+            kind in 0u64..3,
+            rank in prop_oneof![0u64..10, any::<u64>()],
+            sides in prop::collection::vec(prop_oneof![0u64..4, any::<u64>()], MOST_DIMENSIONS),
+            count in 0usize..70,
+        ) {
+            let values = vec![7; count];
+            let mut bytes = MAGIC.to_vec();
+            for word in [kind, rank].iter().chain(&sides) {
+                bytes.extend(word.to_le_bytes());
+            }
+            bytes.extend(checksum(&bytes, &values).to_le_bytes());
+            bytes.resize(HEADER_BYTES, 0);
+            bytes.extend(values);
+            let bench = Bench::new();
+            if let Some(stored) = Stored::open(&written(&bench, &bytes)) {
+                let view = stored.view().unwrap();
+                let found = match view.values {
+                    ValuesView::U8(values) => values.len(),
+                    ValuesView::F32(values) => values.len(),
+                };
+                prop_assert_eq!(found, view.shape.iter().product::<usize>());
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_opening_them_panic(
+            named in any::<bool>(),
+            content in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let start: &[u8] = if named { MAGIC } else { b"" };
+            let bench = Bench::new();
+            let file = written(&bench, &[start, content.as_slice()].concat());
+            prop_assert!(Stored::open(&file).is_none());
+        }
     }
 }

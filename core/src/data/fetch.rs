@@ -339,6 +339,7 @@ mod tests {
     use std::net::TcpListener;
     use std::thread::JoinHandle;
 
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
     use tempfile::TempDir;
     use zip::write::SimpleFileOptions;
     use zip::{CompressionMethod, ZipWriter};
@@ -675,6 +676,48 @@ mod tests {
         assert_eq!(parse_range("bytes 0-9/*"), Some((0, None)));
         for odd in ["", "bytes */1000", "lines 1-2/3", "bytes x-9/10"] {
             assert_eq!(parse_range(odd), None);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_change_of_an_archive_writes_outside_of_its_folder(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+            dots in prop::option::of(any::<prop::sample::Index>()),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut bytes =
+                zipped(&[("x/recordings/0_a_0.wav", b"zero"), ("x/recordings/1_a_0.wav", b"one")]);
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(at) = dots {
+                let at = at.index(bytes.len() - 3);
+                bytes[at..at + 3].copy_from_slice(b"../");
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            let outside = tempfile::tempdir().unwrap();
+            let root = outside.path().join("root");
+            fs::create_dir(&root).unwrap();
+            fs::write(root.join("set.zip"), bytes).unwrap();
+            let unpack =
+                Unpack { containing: "/recordings/".to_owned(), into: "recordings".to_owned() };
+            let unpacked = unpack_zip(&root.join("set.zip"), &unpack, &root);
+            let names = |folder: &Path| fs::read_dir(folder).unwrap().count();
+            prop_assert_eq!(names(outside.path()), 1);
+            prop_assert!(names(&root) <= 2);
+            if let Ok(count) = unpacked {
+                prop_assert_eq!(names(&root.join("recordings")), count);
+            }
         }
     }
 }

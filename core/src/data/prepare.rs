@@ -1,6 +1,6 @@
 //! From raw media to the files that loaders read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -61,6 +61,34 @@ pub fn run(
     for (name, preparation) in kinds {
         guarded(&name, || preparation.by.ready())?;
     }
+    // What is made from something that is made itself comes after it.
+    let targets: BTreeSet<&Path> = missing.iter().map(|it| it.target.as_path()).collect();
+    let (second, first): (Vec<&Preparation>, Vec<&Preparation>) =
+        missing.iter().partition(|it| targets.contains(it.source.as_path()));
+    let mut failures = Vec::new();
+    let mut tried = 0;
+    for round in [first, second] {
+        let before = report.present + tried;
+        let (done, failed) =
+            make_all(&round, jobs, &|done| progress(before + done, preparations.len()));
+        tried += done;
+        failures.extend(failed);
+        if done < round.len() {
+            break;
+        }
+    }
+    report.made = tried - failures.len();
+    report.failures = failures;
+    report.interrupted = tried < missing.len();
+    Ok(report)
+}
+
+/// Makes things that do not depend on each other; gives how many were tried, and what failed.
+fn make_all(
+    missing: &[&Preparation],
+    jobs: usize,
+    progress: &(dyn Fn(usize) -> bool + Sync),
+) -> (usize, Vec<Failure>) {
     let next = AtomicUsize::new(0);
     let done = AtomicUsize::new(0);
     let stopped = AtomicBool::new(false);
@@ -78,7 +106,7 @@ pub fn run(
                 failures.lock().unwrap_or_else(PoisonError::into_inner).push((position, failure));
             }
             let so_far = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if !progress(so_far + report.present, preparations.len()) {
+            if !progress(so_far) {
                 stopped.store(true, Ordering::Relaxed);
             }
         }
@@ -91,11 +119,7 @@ pub fn run(
     });
     let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     failures.sort_by_key(|(position, _)| *position);
-    let tried = done.into_inner();
-    report.made = tried - failures.len();
-    report.failures = failures.into_iter().map(|(_, failure)| failure).collect();
-    report.interrupted = tried < missing.len();
-    Ok(report)
+    (done.into_inner(), failures.into_iter().map(|(_, failure)| failure).collect())
 }
 
 fn refuse_collisions(preparations: &[Preparation]) -> Result<()> {

@@ -73,7 +73,12 @@ impl DataSource {
                 ));
             }
             let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());
-            modalities.insert(name.clone(), Arc::from(guarded(&plugin, || section.input.build())?));
+            let opened = guarded(&plugin, || {
+                let mut modality = section.input.build()?;
+                modality.open(context)?;
+                Ok(modality)
+            });
+            modalities.insert(name.clone(), Arc::from(opened?));
         }
         let source =
             Self::lay_out(&dataset_name, dataset, modalities, context.seed, &experiment.data)?;

@@ -12,7 +12,7 @@ use crate::family::{
     Controller, GradientModifier, Need, Objective, Optimizer, Phase, RunShape, Split, Strategy,
     TensorLayout,
 };
-use crate::model::Model;
+use crate::model::{Branches, Model};
 use crate::parameters::Parameters;
 
 /// A plugin with the words that name it in errors and records.
@@ -110,9 +110,10 @@ impl Assembly {
         }
         checks::check_fusion_is_trained(experiment, &parameters, &wanted)?;
         let batch = checks::trial_batch(layouts, device)?;
-        let outputs = checks::dry_run(&model, &batch, classes, &wanted)?;
+        let mut branches = Branches::default();
+        let outputs = checks::dry_run(&model, &batch, classes, &wanted, &mut branches)?;
         checks::check_scores(&phases, &outputs)?;
-        let terms = checks::try_objectives(&model, &batch, &objectives, &phases)?;
+        let terms = checks::try_objectives(&model, &batch, &objectives, &phases, &mut branches)?;
         Ok(Self {
             model,
             parameters,

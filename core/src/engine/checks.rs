@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mie_record::OutputMetrics;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::assembly::{Assembly, Plugged};
 use super::evaluate::{FUSED, output_of};
@@ -17,7 +17,7 @@ use crate::family::{
     Element, Need, Objective, Phase, Report, Score, Split, Strategy, TensorLayout,
 };
 use crate::layers::Statistics;
-use crate::model::{Model, Running};
+use crate::model::{Branches, Model, Running};
 use crate::parameters::{GroupId, Parameters};
 
 /// Needs of one plugin, with the words that name it.
@@ -111,6 +111,7 @@ pub(super) fn try_objectives(
     batch: &Batch,
     objectives: &[Plugged<dyn Objective>],
     phases: &[Phase],
+    branches: &mut Branches,
 ) -> Result<BTreeMap<String, usize>> {
     let mut tried = BTreeSet::new();
     let mut terms = BTreeMap::new();
@@ -133,7 +134,7 @@ pub(super) fn try_objectives(
             let run: BTreeSet<String> = sub_step.modalities.iter().cloned().collect();
             if tried.insert((run.clone(), indices.clone())) {
                 let plugins: Vec<_> = wanted.iter().map(|(_, objective)| *objective).collect();
-                let found = step::trial(model, batch, &run, &plugins)?;
+                let found = step::trial(model, batch, &run, &plugins, branches)?;
                 terms.extend(found.into_iter().map(|(term, place)| (term, indices[place])));
             }
         }
@@ -154,15 +155,20 @@ pub(super) fn in_force<'a>(
 
 /// Runs the model once on a trial batch and holds it against what plugins need.
 ///
-/// Returns the names of its outputs.
+/// Returns the names of its outputs, and leaves in `branches` what the modalities gave, for the
+/// trials of objectives.
 pub(super) fn dry_run(
     model: &Model,
     batch: &Batch,
     classes: usize,
     wanted: &[Wanted],
+    branches: &mut Branches,
 ) -> Result<Vec<String>> {
-    let spec = Spec::evaluation(model.modalities());
-    let outputs = model.forward(batch, &spec, Running::of(Statistics::Running))?;
+    let _guard = no_grad_guard();
+    // With gradients off all the same: objectives ask for such a pass.
+    let spec = Spec { gradients: true, ..Spec::evaluation(model.modalities()) };
+    let how = Running { branches: Some(branches), ..Running::of(Statistics::Running) };
+    let outputs = model.forward(batch, &spec, how)?;
     for Wanted { plugin, needs } in wanted {
         fits(plugin, needs, model, outputs.joint.is_some())?;
     }

@@ -14,7 +14,7 @@ use crate::batch::{Batch, Named, Spec};
 use crate::config::{Experiment, Resolved, closest};
 use crate::data::{HostBatch, TestAccess, identity};
 use crate::error::{Error, Result, guarded};
-use crate::family::{Draw, Element, Modality, Mode, Raw, Split, TensorLayout};
+use crate::family::{OpenContext, Draw, Element, Modality, Mode, Raw, Split, TensorLayout};
 use crate::layers::Statistics;
 use crate::metrics::Scores;
 use crate::model::{Model, Running};
@@ -97,7 +97,8 @@ pub fn predict_split(
 
 /// Predicts samples that are given as files, by the selected weights of a run.
 ///
-/// The dataset of the run is not needed. Where modalities of a sample are missing, the fusion
+/// The dataset of the run is not needed, of its folder `data_dir` only files that inputs name, such
+/// as a vocabulary. Where modalities of a sample are missing, the fusion
 /// decides on the others; one that cannot gets what stands for a missing modality in training,
 /// and the prediction says so.
 ///
@@ -107,6 +108,7 @@ pub fn predict_split(
 pub fn predict_files(
     run: &Path,
     samples: &[FileSample],
+    data_dir: &Path,
     device: Device,
     assignments: &[String],
 ) -> Result<Predictions> {
@@ -114,7 +116,7 @@ pub fn predict_files(
     let experiment = Resolved::read(&run.config_path(), assignments)?.experiment;
     let data = run.read_manifest()?.data;
     let classes = data.into_iter().next().map(|record| record.classes).unwrap_or_default();
-    let decoders = Decoders::build(&experiment)?;
+    let decoders = Decoders::build(&experiment, data_dir)?;
     decoders.check(samples)?;
     let (layouts, fillers) = (&decoders.layouts, &decoders.fillers);
     let (mut model, parameters) =
@@ -145,11 +147,17 @@ struct Decoders {
 }
 
 impl Decoders {
-    fn build(experiment: &Experiment) -> Result<Self> {
+    fn build(experiment: &Experiment, data_dir: &Path) -> Result<Self> {
+        let context = OpenContext { base: data_dir.to_owned(), seed: Seed(experiment.seed) };
         let mut modalities: BTreeMap<String, Arc<dyn Modality>> = BTreeMap::new();
         for (name, section) in &experiment.modalities {
             let plugin = format!("modality `{}` of `{name}`", section.input.typetag_name());
-            modalities.insert(name.clone(), Arc::from(guarded(&plugin, || section.input.build())?));
+            let opened = guarded(&plugin, || {
+                let mut modality = section.input.build()?;
+                modality.open(&context)?;
+                Ok(modality)
+            });
+            modalities.insert(name.clone(), Arc::from(opened?));
         }
         Ok(Self {
             layouts: modalities.iter().map(|(name, m)| (name.clone(), m.layout())).collect(),

@@ -159,7 +159,10 @@ pub(super) fn trial(
     batch: &Batch,
     run: &BTreeSet<String>,
     objectives: &[&Plugged<dyn Objective>],
+    branches: &mut Branches,
 ) -> Result<BTreeMap<String, usize>> {
+    // Nothing is derived from these terms; the graph of a large network would fill the memory.
+    let _guard = no_grad_guard();
     let active = BTreeSet::new();
     let mut passes = Passes {
         model,
@@ -171,7 +174,7 @@ pub(super) fn trial(
         draw: None,
         inputs: None,
         made: BTreeMap::new(),
-        branches: Branches::default(),
+        branches: std::mem::take(branches),
     };
     let mut names = BTreeMap::new();
     for (index, objective) in objectives.iter().enumerate() {
@@ -183,6 +186,7 @@ pub(super) fn trial(
             }
         }
     }
+    *branches = passes.branches;
     Ok(names)
 }
 

@@ -600,12 +600,10 @@ impl<'a> Trainer<'a> {
 
     /// Notes how far the phase has come.
     fn note_phase(&mut self) {
-        let prefix = match self.resolved.experiment.selection.split.split() {
-            Some(split) => format!("{}.", split.name()),
-            None => return,
-        };
+        let split = self.resolved.experiment.selection.split.split();
+        let prefix = split.map(|split| format!("{}.", split.name()));
         let accuracy = self.cursor.scores.iter().filter_map(|(name, value)| {
-            let output = name.strip_prefix(&prefix)?.strip_suffix(".accuracy")?;
+            let output = name.strip_prefix(prefix.as_deref()?)?.strip_suffix(".accuracy")?;
             Some((output.to_owned(), *value))
         });
         let accuracy = accuracy.collect();

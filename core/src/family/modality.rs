@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-use super::Raw;
+use super::{OpenContext, Raw};
 use crate::catalogue::plugin_family;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Seed, Stream};
@@ -247,6 +247,15 @@ pub trait ModalityConfig: Debug + Send + Sync {
 pub trait Modality: Send + Sync {
     /// Tensors of a sample.
     fn layout(&self) -> Vec<TensorLayout>;
+
+    /// Takes up the files that the configuration names, such as a vocabulary, before the first
+    /// `load`; there are none by default. Experiments are checked without them.
+    ///
+    /// # Errors
+    /// Names the file that is missing or broken.
+    fn open(&mut self, _context: &OpenContext) -> Result<()> {
+        Ok(())
+    }
 
     /// Decodes `raw` into `out`, which holds zeros; a pure function of its arguments.
     ///

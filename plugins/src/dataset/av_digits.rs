@@ -487,6 +487,7 @@ mod tests {
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 
     use super::*;
     use crate::formats::real_data;
@@ -713,5 +714,39 @@ mod tests {
             assert!(picture.unpack.is_none());
         }
         assert!(fetch.notice.contains("CC BY-SA 4.0") && fetch.notice.contains("CC BY-SA 3.0"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_list_gives_pairs_of_digits_or_names_the_broken_line(
+            headed in 0usize..8,
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "3_theo_7.wav\ttrain\t5\t3\n", "x/a.wav\tt10k\t18446744073709551615\t9\r\n",
+                    "\n", "\t", "..", "/", "\0", "é", "train", "9_", "10",
+                ]),
+                0..5,
+            ),
+            other in any::<char>(),
+            broken in any::<bool>(),
+        ) {
+            let start = if headed > 0 { format!("{HEADER}\n") } else { String::new() };
+            let mut content = start + &pieces.concat();
+            content.extend(broken.then_some(other));
+            match parse_list(&content) {
+                Ok(pairs) => {
+                    for Pair { recording, label, .. } in pairs {
+                        prop_assert!(label < DIGITS && !recording.contains('/'), "{}", recording);
+                    }
+                }
+                Err(problem) => prop_assert!(problem.starts_with("line "), "{}", problem),
+            }
+        }
     }
 }

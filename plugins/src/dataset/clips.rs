@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mie_core::prelude::*;
 
 use super::util::{no_modality, no_sample};
+use crate::formats::ffmpeg::{Every, Frames, Sound};
 use crate::modality::frames::FramesConfig;
 use crate::modality::spectrogram::SpectrogramConfig;
 
@@ -113,6 +115,31 @@ pub(super) struct Part {
     pub(super) samples: Vec<Sample>,
     pub(super) audio: PathBuf,
     pub(super) frames: PathBuf,
+}
+
+impl Part {
+    /// What is made of the clips' videos, each `<clip>.<ending>` in `videos`: frames, and `sound`.
+    pub(super) fn preparations<'a>(
+        &'a self,
+        videos: &'a Path,
+        ending: &'a str,
+        frames_per_second: u32,
+        sound: bool,
+    ) -> impl Iterator<Item = Preparation> + 'a {
+        let frames: Arc<dyn Preparer> = Arc::new(Frames(Every::PerSecond(frames_per_second)));
+        let recording: Arc<dyn Preparer> = Arc::new(Sound);
+        self.samples.iter().flat_map(move |sample| {
+            let clip = &sample.id;
+            let source = videos.join(format!("{clip}.{ending}"));
+            let of = |target: PathBuf, by: &Arc<dyn Preparer>| Preparation {
+                source: source.clone(),
+                target,
+                by: by.clone(),
+            };
+            let sound = sound.then(|| of(self.audio.join(format!("{clip}.wav")), &recording));
+            [Some(of(self.frames.join(clip), &frames)), sound].into_iter().flatten()
+        })
+    }
 }
 
 /// An opened dataset with the modalities `audio` and `video`.

@@ -53,6 +53,12 @@ pub struct CremadConfig {
     /// Folder that holds a folder of frames for each clip, relative to `root`. OGM-GE names it
     /// after the frames of a second. Default `Image-01-FPS`, one frame a second.
     pub frames: PathBuf,
+    /// Folder of the videos, relative to `root`, that `mie data prepare` takes frames out of.
+    /// Default `VideoFlash`.
+    pub videos: PathBuf,
+    /// Frames that `mie data prepare` keeps of each second, in [1, 99]. Default 1, as in the
+    /// released code.
+    pub frames_per_second: u32,
     /// Fewest frames of a clip, at least 1; with fewer its video counts as missing. Default 1, as
     /// the released code of MIE takes one.
     pub min_frames: usize,
@@ -81,6 +87,8 @@ impl Default for CremadConfig {
             form: CremadForm::Auto,
             audio: PathBuf::from("AudioWAV"),
             frames: PathBuf::from("Image-01-FPS"),
+            videos: PathBuf::from("VideoFlash"),
+            frames_per_second: 1,
             min_frames: 1,
             lists: ClipLists::default(),
         }
@@ -130,20 +138,16 @@ const GUIDE: &str = "take AudioWAV and VideoFlash from \
 #[typetag::serde(name = "cremad")]
 impl DatasetConfig for CremadConfig {
     fn validate(&self) -> Result<()> {
+        let rate = self.frames_per_second;
+        ensure_range("frames_per_second", "[1, 99]", rate, (1..=99).contains(&rate))?;
         ensure_range("min_frames", "at least 1", self.min_frames, self.min_frames >= 1)
     }
 
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
         self.validate()?;
         let root = context.resolve(&self.root);
-        let (audio, frames) = (root.join(&self.audio), root.join(&self.frames));
-        let mut parts = BTreeMap::new();
-        for (split, file) in self.lists.files(&root, &ELSEWHERE, GUIDE)? {
-            let samples = read_list(&file, self.form)?;
-            let (audio, frames) = (audio.clone(), frames.clone());
-            parts.insert(split, Part { samples, audio, frames });
-        }
-        expect_media(&audio, &frames, GUIDE)?;
+        let parts = self.parts(&root)?;
+        expect_media(&root.join(&self.audio), &root.join(&self.frames), GUIDE)?;
         let listed = |clip: &str| {
             parts.values().any(|part| part.samples.iter().any(|sample| sample.id == clip))
         };
@@ -165,6 +169,27 @@ impl DatasetConfig for CremadConfig {
             facts: [("clips_faulty_as_published".to_owned(), faulty.into())].into_iter().collect(),
             parts,
         }))
+    }
+
+    fn preparations(&self, context: &OpenContext) -> Result<Vec<Preparation>> {
+        let root = context.resolve(&self.root);
+        let videos = root.join(&self.videos);
+        let parts = self.parts(&root)?;
+        let of = |part| Part::preparations(part, &videos, "flv", self.frames_per_second, false);
+        Ok(parts.values().flat_map(of).collect())
+    }
+}
+
+impl CremadConfig {
+    /// Reads the lists.
+    fn parts(&self, root: &Path) -> Result<BTreeMap<Split, Part>> {
+        let files = self.lists.files(root, &ELSEWHERE, GUIDE)?;
+        let part = |(split, file): (Split, PathBuf)| {
+            let samples = read_list(&file, self.form)?;
+            let (audio, frames) = (root.join(&self.audio), root.join(&self.frames));
+            Ok((split, Part { samples, audio, frames }))
+        };
+        files.into_iter().map(part).collect()
     }
 }
 register!(
@@ -255,6 +280,8 @@ fn contradiction(parts: &BTreeMap<Split, Part>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
+
     use super::super::clips::fixture::{context, write, write_frames, write_recording};
     use super::*;
     use crate::formats::real_data;
@@ -511,5 +538,53 @@ mod tests {
         let written = train.iter().map(in_mla_s_form).collect::<Vec<_>>().concat();
         assert_eq!(read(&written, CremadForm::Mla).unwrap(), train);
         assert_eq!(read(&written, CremadForm::Auto).unwrap(), train);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_list_names_clips_in_their_folder_or_is_refused_with_its_line(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "1001_IEO_NEU_XX,NEU\n", "a.flv Happy\r\n", "1064_TIE_SAD_XX,SAD\n",
+                    "b_c_ANG,FEA\n", "\"d\",\"DIS\"\n", "name,label\n", "\u{feff}", "\n", ",", "/",
+                    "..", "\0", "é", "\"",
+                ]),
+                0..8,
+            ),
+            bytes in prop::collection::vec(any::<u8>(), 0..3),
+            form in prop::sample::select(vec![
+                CremadForm::Auto, CremadForm::OgmGe, CremadForm::Headed, CremadForm::Mla,
+            ]),
+        ) {
+            let base = tempfile::tempdir().unwrap();
+            let root = base.path().join("CREMAD");
+            let audio = root.join("AudioWAV");
+            std::fs::create_dir_all(&audio).unwrap();
+            let header = if form == CremadForm::Headed { "name,label\n" } else { "" };
+            write(&root.join("annotations/test.csv"), header);
+            let content = [pieces.concat().as_bytes(), bytes.as_slice()].concat();
+            std::fs::write(root.join("annotations/train.csv"), content).unwrap();
+            match (CremadConfig { form, ..CremadConfig::default() }).open(&context(base.path())) {
+                Ok(dataset) => {
+                    prop_assert!(dataset.differences().len() <= 6);
+                    for (index, sample) in dataset.samples(Split::Train).iter().enumerate() {
+                        prop_assert!(sample.label < EMOTIONS.len());
+                        let raw = dataset.raw(Split::Train, index, "audio").unwrap();
+                        let Raw::File(file) = raw else { panic!("{raw:?}") };
+                        prop_assert_eq!(file.parent(), Some(audio.as_path()), "{:?}", sample.id);
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(error.contains(".csv: line "), "{}", error);
+                }
+            }
+        }
     }
 }

@@ -136,6 +136,8 @@ fn parse_line(line: &str) -> Option<(Sample, String, PathBuf)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
+
     use super::super::clips::fixture::{context, write};
     use super::super::text_image::fixture::{counted, names, picture, text};
     use super::*;
@@ -212,6 +214,51 @@ mod tests {
             for index in 0..dataset.samples(split).len() {
                 assert!(picture(dataset, split, index).is_file());
                 assert!(!text(dataset, split, index).is_empty());
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_list_names_pictures_in_their_folder_or_is_refused_with_its_line(
+            headed in 0usize..8,
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "a.png\ta\tSymbols\tkeycap\t7\n", "x/b.png\t\tObjects\t\t6\r\n",
+                    "c\tc\tFlags\tflag\t8\n", "\n", "\t", "..", "/", "\0", "é", "Symbols", "7",
+                ]),
+                0..5,
+            ),
+            bytes in prop::collection::vec(any::<u8>(), 0..3),
+        ) {
+            let base = tempfile::tempdir().unwrap();
+            let root = base.path().join("emoji_imgtext");
+            std::fs::create_dir_all(root.join("images")).unwrap();
+            let start = if headed > 0 { format!("{HEADER}\n") } else { String::new() };
+            let content = [start.as_bytes(), pieces.concat().as_bytes(), bytes.as_slice()].concat();
+            std::fs::write(root.join("train.tsv"), content).unwrap();
+            for name in ["valid.tsv", "test.tsv"] {
+                write(&root.join(name), HEADER);
+            }
+            match EmojiImgtextConfig::default().open(&context(base.path())) {
+                Ok(dataset) => {
+                    for (index, sample) in dataset.samples(Split::Train).iter().enumerate() {
+                        prop_assert!(sample.label < GROUPS.len());
+                        let file = picture(dataset.as_ref(), Split::Train, index);
+                        let images = root.join("images");
+                        prop_assert_eq!(file.parent(), Some(images.as_path()));
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(error.contains("train.tsv: line "), "{}", error);
+                }
             }
         }
     }

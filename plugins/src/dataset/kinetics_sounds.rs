@@ -58,6 +58,11 @@ pub struct KineticsSoundsConfig {
     pub test_audio: PathBuf,
     /// Folder of the frames of test clips, relative to `root`. Default `test_img`.
     pub test_frames: PathBuf,
+    /// Folder of the videos of training and validation clips, relative to `root`, that `mie data
+    /// prepare` takes recordings and frames out of. Default `train_video`.
+    pub train_videos: PathBuf,
+    /// Folder of the videos of test clips, relative to `root`. Default `test_video`.
+    pub test_videos: PathBuf,
     /// Frames that were kept of each second, in [1, 99]; the frames are looked for in
     /// `Image-01-FPS` for 1, `Image-02-FPS` for 2. Default 1, as in the released code of MIE.
     pub frames_per_second: u32,
@@ -104,6 +109,8 @@ impl Default for KineticsSoundsConfig {
             train_frames: PathBuf::from("train_img"),
             test_audio: PathBuf::from("test_wav"),
             test_frames: PathBuf::from("test_img"),
+            train_videos: PathBuf::from("train_video"),
+            test_videos: PathBuf::from("test_video"),
             frames_per_second: 1,
             min_frames: 4,
             lists: ClipLists::default(),
@@ -244,6 +251,24 @@ impl DatasetConfig for KineticsSoundsConfig {
             remarks: Vec::new(),
             facts,
         }))
+    }
+
+    fn preparations(&self, context: &OpenContext) -> Result<Vec<Preparation>> {
+        let root = context.resolve(&self.root);
+        let mut preparations = Vec::new();
+        for (split, file) in self.lists.files(&root, &ELSEWHERE, GUIDE)? {
+            let rows = read_list(&file, self.form)?;
+            let samples =
+                rows.into_iter().map(|row| Sample { id: row.clip, label: 0 }).collect();
+            let (audio, frames) = self.folders(&root, split);
+            let videos = root.join(match split {
+                Split::Test => &self.test_videos,
+                _ => &self.train_videos,
+            });
+            let part = Part { samples, audio, frames };
+            preparations.extend(part.preparations(&videos, "mp4", self.frames_per_second, true));
+        }
+        Ok(preparations)
     }
 }
 register!(
@@ -417,6 +442,8 @@ fn expected_line(form: KineticsSoundsForm) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
+
     use super::super::clips::fixture::{context, write, write_frames, write_recording};
     use super::*;
     use crate::formats::real_data;
@@ -775,5 +802,63 @@ mod tests {
                 .unwrap();
         assert!(report.ok(), "{:?}", report.differences);
         assert_eq!(report.decoded, 4);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_list_names_clips_in_their_folder_or_is_refused_with_its_line(
+            headed in any::<bool>(),
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "a_000001_000011,bowling\n", "b,new class\n", "c_1,10,30\n", "d,10,31\n",
+                    "e tap dancing 27\r\n", "\"f\",\"10\",\"0\"\n", "youtube_id,label\n",
+                    "\u{feff}", "\n", ",", "/", "..", "\0", "é", "\"",
+                ]),
+                0..6,
+            ),
+            bytes in prop::collection::vec(any::<u8>(), 0..3),
+            form in prop::sample::select(vec![
+                KineticsSoundsForm::Auto,
+                KineticsSoundsForm::OgmGe,
+                KineticsSoundsForm::Headed,
+                KineticsSoundsForm::BalanceBenchmark,
+            ]),
+            class_order in prop::sample::select(vec![
+                ClassOrder::Alphabetical, ClassOrder::FirstAppearance,
+            ]),
+        ) {
+            let base = tempfile::tempdir().unwrap();
+            let root = base.path().join("kinetics_sound");
+            let audio = root.join("train_wav");
+            std::fs::create_dir_all(&audio).unwrap();
+            let header = |wanted: bool| if wanted { "youtube_id,label\n" } else { "" };
+            let no_clips = header(form == KineticsSoundsForm::Headed);
+            write(&root.join("annotations/test.csv"), no_clips);
+            let start = header(headed);
+            let content = [start.as_bytes(), pieces.concat().as_bytes(), bytes.as_slice()].concat();
+            std::fs::write(root.join("annotations/train.csv"), content).unwrap();
+            let config =
+                KineticsSoundsConfig { form, class_order, ..KineticsSoundsConfig::default() };
+            match config.open(&context(base.path())) {
+                Ok(dataset) => {
+                    for (index, sample) in dataset.samples(Split::Train).iter().enumerate() {
+                        prop_assert!(sample.label < dataset.classes().len());
+                        let raw = dataset.raw(Split::Train, index, "audio").unwrap();
+                        let Raw::File(file) = raw else { panic!("{raw:?}") };
+                        prop_assert_eq!(file.parent(), Some(audio.as_path()), "{:?}", sample.id);
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(error.contains(".csv: line "), "{}", error);
+                }
+            }
+        }
     }
 }

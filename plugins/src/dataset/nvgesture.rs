@@ -5,13 +5,19 @@ use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mie_core::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::clips::ClipLists;
 use super::util::{no_modality, no_sample};
+use crate::formats::ffmpeg::{Every, Frames};
+use crate::formats::flow_files::{FlowFiles, FlowForm};
 use crate::formats::lists;
+use crate::formats::tvl1::Tvl1Options;
+use crate::modality::clip::{Channels, ClipConfig, Normalisation};
+use crate::modality::flow::FlowConfig;
 
 /// Reads NVIDIA's dynamic hand gestures: colour, depth and optical flow of a driver's hand.
 ///
@@ -27,7 +33,7 @@ use crate::formats::lists;
 /// NVGesture/nvgesture_train_correct_cvpr2016_v2.lst
 /// NVGesture/nvgesture_test_correct_cvpr2016_v2.lst
 /// NVGesture/frames/class_01/subject3_r0/{rgb,depth}/00000.jpg
-/// NVGesture/frames/class_01/subject3_r0/{flow_x,flow_y}/00000.jpg     layout = "frames"
+/// NVGesture/frames/class_01/subject3_r0/flow/{flow_x,flow_y}/00000.jpg layout = "frames"
 /// NVGesture/Video_data/flow_data/{train,test}/0.npy                   layout = "flow_arrays"
 /// ```
 ///
@@ -62,6 +68,9 @@ pub struct NvgestureConfig {
     pub frames: PathBuf,
     /// Names of the streams' folders in the folder of a clip.
     pub streams: NvgestureStreams,
+    /// Folder of the clips' folders of videos, relative to `root`, of which `mie data prepare` makes
+    /// frames and flow. Default `Video_data`.
+    pub videos: PathBuf,
     /// Folder of the arrays of flow, relative to `root`. Default `Video_data/flow_data`.
     pub flow_arrays: PathBuf,
     /// Which frames of a folder belong to a clip. Default `listed`.
@@ -95,9 +104,9 @@ pub struct NvgestureStreams {
     pub rgb: PathBuf,
     /// Depth. Default `depth`.
     pub depth: PathBuf,
-    /// Flow to the right. Default `flow_x`.
+    /// Flow to the right. Default `flow/flow_x`.
     pub flow_x: PathBuf,
-    /// Flow downwards. Default `flow_y`.
+    /// Flow downwards. Default `flow/flow_y`.
     pub flow_y: PathBuf,
 }
 
@@ -131,6 +140,7 @@ impl Default for NvgestureConfig {
             layout: NvgestureLayout::default(),
             frames: PathBuf::from("frames"),
             streams: NvgestureStreams::default(),
+            videos: PathBuf::from("Video_data"),
             flow_arrays: PathBuf::from("Video_data/flow_data"),
             span: NvgestureSpan::default(),
             first_frame: 0,
@@ -154,8 +164,8 @@ impl Default for NvgestureStreams {
         Self {
             rgb: PathBuf::from("rgb"),
             depth: PathBuf::from("depth"),
-            flow_x: PathBuf::from("flow_x"),
-            flow_y: PathBuf::from("flow_y"),
+            flow_x: PathBuf::from("flow/flow_x"),
+            flow_y: PathBuf::from("flow/flow_y"),
         }
     }
 }
@@ -223,7 +233,7 @@ const GUIDE: &str = "ask NVIDIA for the videos (Molchanov et al. 2016), take the
                      https://github.com/breadbread1984/R3DCNN, extract the frames of sk_color.avi \
                      and sk_depth.avi and compute their flow; lay them out as \
                      NVGesture/nvgesture_{train,test}_correct_cvpr2016_v2.lst and \
-                     NVGesture/frames/class_01/subject3_r0/{rgb,depth,flow_x,flow_y}/00000.jpg in \
+                     NVGesture/frames/class_01/subject3_r0/{rgb,depth,flow/flow_x,flow/flow_y}/00000.jpg in \
                      the data folder, which MIE_DATA_DIR names";
 
 #[typetag::serde(name = "nvgesture")]
@@ -236,16 +246,7 @@ impl DatasetConfig for NvgestureConfig {
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
         self.validate()?;
         let root = context.resolve(&self.root);
-        let lists = &self.lists;
-        let lists = ClipLists {
-            train: lists.train.clone(),
-            valid: lists.valid.clone(),
-            test: lists.test.clone(),
-        };
-        let mut parts = BTreeMap::new();
-        for (split, file) in lists.files(&root, &ELSEWHERE, GUIDE)? {
-            parts.insert(split, read_list(&file)?);
-        }
+        let parts = self.parts(&root)?;
         let (frames, flow) = (root.join(&self.frames), root.join(&self.flow_arrays));
         let has_flow = self.layout == NvgestureLayout::FlowArrays && flow.is_dir();
         if !frames.is_dir() && !has_flow {
@@ -253,6 +254,79 @@ impl DatasetConfig for NvgestureConfig {
         }
         let classes = CLASSES.map(str::to_owned).to_vec();
         Ok(Box::new(Nvgesture { config: self.clone(), classes, frames, flow, parts }))
+    }
+
+    fn preparations(&self, context: &OpenContext) -> Result<Vec<Preparation>> {
+        self.validate()?;
+        if self.first_frame != 0 {
+            return Err(Error::refused(
+                "frames are numbered from 0 when they are prepared",
+                "leave out dataset.first_frame",
+            ));
+        }
+        let root = context.resolve(&self.root);
+        let every: Arc<dyn Preparer> = Arc::new(Frames(Every::Frame));
+        let (mut made, mut flows) = (Vec::new(), Vec::new());
+        for (split, part) in self.parts(&root)? {
+            for (index, (sample, spans)) in part.samples.iter().zip(&part.spans).enumerate() {
+                let clip = root.join(&self.frames).join(&sample.id);
+                let videos = root.join(&self.videos).join(&sample.id);
+                let streams = &self.streams;
+                for (stream, video) in
+                    [(&streams.rgb, "sk_color.avi"), (&streams.depth, "sk_depth.avi")]
+                {
+                    made.push(Preparation {
+                        source: videos.join(video),
+                        target: clip.join(stream),
+                        by: every.clone(),
+                    });
+                }
+                let (form, target) = match self.layout {
+                    NvgestureLayout::Frames => {
+                        (FlowForm::Pictures { bound_pixels: 20.0 }, clip.join(self.flow_folder()?))
+                    }
+                    NvgestureLayout::FlowArrays => {
+                        let folder = root.join(&self.flow_arrays).join(split.name());
+                        (FlowForm::Npy, folder.join(format!("{index}.npy")))
+                    }
+                };
+                let span = (self.span == NvgestureSpan::Listed).then(|| spans.color.clone());
+                let device = Device::cuda_if_available();
+                let by = FlowFiles { form, span, options: Tvl1Options::DEFAULT, device };
+                let source = clip.join(&streams.rgb);
+                flows.push(Preparation { source, target, by: Arc::new(by) });
+            }
+        }
+        made.extend(flows);
+        Ok(made)
+    }
+}
+
+impl NvgestureConfig {
+    /// Reads the lists.
+    fn parts(&self, root: &Path) -> Result<BTreeMap<Split, Part>> {
+        let NvgestureLists { train, valid, test } = self.lists.clone();
+        let files = ClipLists { train, valid, test }.files(root, &ELSEWHERE, GUIDE)?;
+        files.into_iter().map(|(split, file)| Ok((split, read_list(&file)?))).collect()
+    }
+
+    /// The folder, in that of a clip, of both folders of flow.
+    fn flow_folder(&self) -> Result<&Path> {
+        let NvgestureStreams { flow_x, flow_y, .. } = &self.streams;
+        match (flow_x.parent(), flow_y.parent()) {
+            (Some(folder), Some(other))
+                if folder == other
+                    && !folder.as_os_str().is_empty()
+                    && flow_x.ends_with("flow_x")
+                    && flow_y.ends_with("flow_y") =>
+            {
+                Ok(folder)
+            }
+            _ => Err(Error::refused(
+                "the pictures of the flow have no folder of their own",
+                "set dataset.streams.flow_x = \"flow/flow_x\" and flow_y = \"flow/flow_y\"",
+            )),
+        }
     }
 }
 register!(
@@ -462,6 +536,20 @@ impl Dataset for Nvgesture {
         }
     }
 
+    fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {
+        let depth = ClipConfig {
+            channels: Channels::Grey,
+            normalise: Normalisation::Scale,
+            ..ClipConfig::default()
+        };
+        [
+            ("depth".to_owned(), Box::new(depth) as Box<dyn ModalityConfig>),
+            ("flow".to_owned(), Box::new(FlowConfig::default())),
+            ("rgb".to_owned(), Box::new(ClipConfig::default())),
+        ]
+        .into()
+    }
+
     fn facts(&self) -> Map<String, Value> {
         let differ = |part: &Part| {
             let differs =
@@ -483,6 +571,8 @@ impl Dataset for Nvgesture {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 
     use super::super::clips::fixture::{context, write};
     use super::super::text_image::fixture::{counted, names};
@@ -521,8 +611,8 @@ mod tests {
             write(&folder.join(format!("depth/img{number}.png")), "");
         }
         for number in 0..5 {
-            write(&folder.join(format!("flow_x/{number}.jpg")), "");
-            write(&folder.join(format!("flow_y/{number}.jpg")), "");
+            write(&folder.join(format!("flow/flow_x/{number}.jpg")), "");
+            write(&folder.join(format!("flow/flow_y/{number}.jpg")), "");
         }
         write(&folder.join("rgb/notes.txt"), "");
         write(&folder.join("rgb/._00003.jpg"), "");
@@ -550,7 +640,12 @@ mod tests {
         let depth = listed(&["depth/img2.png", "depth/img3.png", "depth/img4.png"]);
         assert_eq!(raw(dataset, "depth"), depth);
         // From the last frame there is no flow.
-        let flow = listed(&["flow_x/3.jpg", "flow_x/4.jpg", "flow_y/3.jpg", "flow_y/4.jpg"]);
+        let flow = listed(&[
+            "flow/flow_x/3.jpg",
+            "flow/flow_x/4.jpg",
+            "flow/flow_y/3.jpg",
+            "flow/flow_y/4.jpg",
+        ]);
         assert_eq!(raw(dataset, "flow"), flow);
         assert!(problem(dataset, "audio").contains("no modality `audio`, but [\"depth\", "));
         let facts = dataset.facts();
@@ -600,9 +695,9 @@ mod tests {
         let base = made_up();
         let folder = base.path().join("NVGesture/frames/class_01/subject3_r0");
         let dataset = open(&NvgestureConfig::default(), base.path());
-        write(&folder.join("flow_y/5.jpg"), "");
+        write(&folder.join("flow/flow_y/5.jpg"), "");
         let found = problem(dataset.as_ref(), "flow");
-        assert!(found.ends_with("flow_y: has other frames than flow_x: 3 and 2"), "{found}");
+        assert!(found.ends_with("flow_y: has other frames than flow/flow_x: 3 and 2"), "{found}");
         write(&folder.join("rgb/4.png"), "");
         let found = problem(dataset.as_ref(), "rgb");
         assert!(found.ends_with("is a second picture of frame 4, expected one"), "{found}");
@@ -723,6 +818,11 @@ mod tests {
             root,
             lists: NvgestureLists { train: list("train"), valid: None, test: list("test") },
             span: NvgestureSpan::Whole,
+            streams: NvgestureStreams {
+                flow_x: PathBuf::from("flow_x"),
+                flow_y: PathBuf::from("flow_y"),
+                ..NvgestureStreams::default()
+            },
             ..NvgestureConfig::default()
         };
         let dataset = open(&config, Path::new(""));
@@ -742,6 +842,66 @@ mod tests {
                     assert!(files.iter().all(|file| file.is_file()));
                 }
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_list_names_folders_of_classes_or_is_refused_with_its_line(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    LINE, "\n", "\r\n", "path:x/class_09/a ", "depth:d:0:80 ",
+                    "color:c:0:18446744073709551615 ", "label:25 ", "label:2 ", "path:../.. ",
+                    "path:a/b:c ", "path:class_18446744073709551615/a ", ":", "é", "\0",
+                    "color:c:9:8 ",
+                ]),
+                0..12,
+            ),
+            bytes in prop::collection::vec(any::<u8>(), 0..3),
+            whole in any::<bool>(),
+        ) {
+            let base = tempfile::tempdir().unwrap();
+            let root = base.path().join("NVGesture");
+            std::fs::create_dir_all(root.join("frames")).unwrap();
+            let span = if whole { NvgestureSpan::Whole } else { NvgestureSpan::Listed };
+            let config = NvgestureConfig { span, ..NvgestureConfig::default() };
+            write(&root.join(&config.lists.test), "");
+            let content = [pieces.concat().as_bytes(), bytes.as_slice()].concat();
+            std::fs::write(root.join(&config.lists.train), content).unwrap();
+            match config.open(&context(base.path())) {
+                Ok(dataset) => {
+                    prop_assert_eq!(dataset.facts().len(), 2);
+                    for (index, sample) in dataset.samples(Split::Train).iter().enumerate() {
+                        prop_assert!(sample.label < CLASSES.len());
+                        let folders: Vec<&str> = sample.id.split('/').collect();
+                        prop_assert!(folders.len() == 2 && !folders.contains(&".."));
+                        for modality in dataset.modalities() {
+                            prop_assert!(dataset.raw(Split::Train, index, &modality).is_err());
+                        }
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(error.contains(".lst: line "), "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn any_line_of_four_fields_has_spans_that_are_not_empty(
+            start in any::<usize>(),
+            end in any::<usize>(),
+            label in 0usize..30,
+        ) {
+            let line = format!("path:v/c/d depth:s:{start}:{end} color:s:0:1 label:{label}");
+            let found = parse_line(&line);
+            prop_assert_eq!(found.is_some(), start < end && (1..=25).contains(&label));
         }
     }
 }

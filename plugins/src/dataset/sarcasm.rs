@@ -10,7 +10,6 @@ use super::clips::ClipLists;
 use super::text_image::{Part, TextImage, complete, picture_name, stem};
 use crate::formats::lists;
 use crate::formats::python_literal::{self, Item};
-use crate::formats::words::{CleanUp, released};
 
 /// Reads MMSD: whether a tweet with a picture is sarcastic.
 ///
@@ -59,8 +58,6 @@ pub struct SarcasmConfig {
     /// taken as they are. Default those of MMSD's code: exgag, sarcasm, sarcastic, reposting,
     /// `<url>`, joke, humour, humor, jokes, irony, ironic.
     pub dropped_words: Vec<String>,
-    /// How texts are cleaned. Default `none`, since the tokeniser of BERT takes texts as they are.
-    pub clean: CleanUp,
 }
 
 /// Files that list the tweets of each split, relative to `root`.
@@ -96,7 +93,6 @@ impl Default for SarcasmConfig {
             form: SarcasmForm::default(),
             images: PathBuf::from("images"),
             dropped_words: DROPPED_WORDS.map(str::to_owned).to_vec(),
-            clean: CleanUp::default(),
         }
     }
 }
@@ -169,10 +165,6 @@ impl DatasetConfig for SarcasmConfig {
                     dropped += 1;
                     continue;
                 }
-                let text = match self.clean {
-                    CleanUp::None => text,
-                    CleanUp::Released => released(&text),
-                };
                 part.add(Sample { id, label }, text, PathBuf::from(image));
             }
             parts.insert(split, part);
@@ -335,6 +327,8 @@ fn parse_entry(entry: Entry) -> Option<Row> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
+
     use super::super::clips::fixture::{context, write};
     use super::super::text_image::fixture::{counted, names, picture, text};
     use super::*;
@@ -387,8 +381,6 @@ mod tests {
         let file = base.path().join("sarcasm/images/840006160660983809.jpg");
         assert_eq!(picture(dataset, Split::Train, 0), file);
         assert_eq!(dataset.facts()["training_tweets_dropped"], 1);
-        let clean = SarcasmConfig { clean: CleanUp::Released, ..SarcasmConfig::default() };
-        assert_eq!(text(open(&clean, base.path()).as_ref(), Split::Valid, 0), "such irony a b");
         let all = SarcasmConfig { dropped_words: Vec::new(), ..SarcasmConfig::default() };
         let dataset = open(&all, base.path());
         assert_eq!(dataset.samples(Split::Train).len(), 3);
@@ -535,5 +527,75 @@ mod tests {
         }
         assert_eq!(texts[0], texts[1]);
         assert_ne!(texts[0], texts[2]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_lines_give_tweets_of_two_classes_or_name_the_broken_one(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    LINES, "['1', 'a', 1]\n", "[2, \"b\", 0, 1]\n", "['3', 'é\\u00e9', 0]", "\n",
+                    "[", "]", "'", "\"", "\\", "\\U", ",", "7", "-", "..", "/", "\0", "\u{feff}",
+                ]),
+                0..10,
+            ),
+            other in any::<char>(),
+            broken in any::<bool>(),
+        ) {
+            let mut content = pieces.concat();
+            content.extend(broken.then_some(other));
+            match read("a.txt", &content) {
+                Ok(rows) => {
+                    for Row { id, image, label, .. } in rows {
+                        prop_assert!(label < CLASSES.len() && !id.is_empty());
+                        prop_assert!(!image.contains(['/', '\\', '\0']), "{:?}", image);
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(error.contains("a.txt: line "), "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn any_json_gives_tweets_of_two_classes_or_is_refused(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "{\"image_id\": 1, \"text\": \"a\", \"label\": 1}",
+                    "{\"image\": \"x/b.jpg\", \"text\": \"\\ud83d\\ude00\", \"label\": 0}",
+                    "{\"image_id\": \"../c\", \"text\": \"\", \"label\": 0}",
+                    ",", ",", ",\n\n", "[", "]", "{", "}", "1e999", "-1", "\"", "\\u", ":",
+                ]),
+                0..7,
+            ),
+            closed in any::<bool>(),
+        ) {
+            let end = if closed { "]" } else { "" };
+            match read("a.json", &format!("[{}{end}", pieces.concat())) {
+                Ok(rows) => {
+                    for Row { image, label, .. } in rows {
+                        prop_assert!(label < CLASSES.len());
+                        prop_assert!(!image.contains(['/', '\\', '\0']), "{:?}", image);
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(error.contains("a.json: "), "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn json_nested_without_end_is_refused(depth in 1_000usize..50_000) {
+            let error = read("a.json", &"[".repeat(depth)).unwrap_err().to_string();
+            prop_assert!(error.contains("a.json: found "), "{}", error);
+        }
     }
 }

@@ -8,6 +8,9 @@ use mie_core::prelude::*;
 use serde_json::{Map, Value};
 
 use super::util::{no_modality, no_sample};
+use crate::modality::image::{Channels, ImageConfig, Resize};
+use crate::modality::hashed_words::HashedWordsConfig;
+use crate::pictures::normalise::Normalise;
 
 /// The name of a picture without the folders before it; `None` for what cannot name a file.
 pub(super) fn picture_name(text: &str) -> Option<&str> {
@@ -104,6 +107,21 @@ impl Dataset for TextImage {
 
     fn differences(&self) -> Vec<String> {
         self.remarks.clone()
+    }
+
+    fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {
+        let image = ImageConfig {
+            channels: Channels::Rgb,
+            resize: Resize::Stretch,
+            normalise: Some(Normalise::Unit),
+            ..ImageConfig::default()
+        };
+        // Any text will do that needs no vocabulary.
+        [
+            ("image".to_owned(), Box::new(image) as Box<dyn ModalityConfig>),
+            ("text".to_owned(), Box::new(HashedWordsConfig::default())),
+        ]
+        .into()
     }
 
     fn facts(&self) -> Map<String, Value> {

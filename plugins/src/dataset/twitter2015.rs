@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::clips::ClipLists;
 use super::text_image::{Part, TextImage, complete, picture_name, stem};
 use crate::formats::lists;
-use crate::formats::words::{CleanUp, SEPARATOR, letters_only, released};
+use crate::formats::words::SEPARATOR;
 
 /// Reads Twitter2015: the sentiment of a tweet and its picture towards a target.
 ///
@@ -63,10 +63,6 @@ pub struct Twitter2015Config {
     pub fallback_image: PathBuf,
     /// What of a tweet is read. Default `tweet`.
     pub text: TweetText,
-    /// How texts are cleaned. With `released`, words that are not of ASCII letters alone go first,
-    /// and `$T$` is not replaced: it becomes the word `t`, as there. Default `none`, since the
-    /// tokeniser of BERT takes texts as they are.
-    pub clean: CleanUp,
 }
 
 /// Files that list the samples of each split, relative to `root`.
@@ -103,6 +99,9 @@ pub enum TweetText {
     /// The tweet as it was written, the target in its place.
     #[default]
     Tweet,
+    /// The tweet with `$T$` left in it: what the released code of MIE reads, which then cleans it to
+    /// the word `t`.
+    MarkedTweet,
     /// The tweet with `$T$` left in it, ` [SEP] `, and the target: the pair of the authors' code.
     TweetAndTarget,
 }
@@ -116,7 +115,6 @@ impl Default for Twitter2015Config {
             images: PathBuf::from("twitter2015_images"),
             fallback_image: PathBuf::from("17_06_4705.jpg"),
             text: TweetText::default(),
-            clean: CleanUp::default(),
         }
     }
 }
@@ -219,17 +217,11 @@ impl Twitter2015Lists {
 impl Twitter2015Config {
     /// What is read of a tweet; `None` where that asks for a target which is not listed.
     fn text(&self, row: &Row) -> Option<String> {
-        let clean = |text: &str| match self.clean {
-            CleanUp::None => text.to_owned(),
-            CleanUp::Released => released(&letters_only(text)),
-        };
         match (self.text, &row.target) {
-            (TweetText::Tweet, Some(target)) if self.clean == CleanUp::None => {
-                Some(row.tweet.replace(TARGET, target))
-            }
-            (TweetText::Tweet, _) => Some(clean(&row.tweet)),
+            (TweetText::Tweet, Some(target)) => Some(row.tweet.replace(TARGET, target)),
+            (TweetText::Tweet, None) | (TweetText::MarkedTweet, _) => Some(row.tweet.clone()),
             (TweetText::TweetAndTarget, target) => {
-                Some([clean(&row.tweet), clean(target.as_ref()?)].join(SEPARATOR))
+                Some([&*row.tweet, target.as_ref()?].join(SEPARATOR))
             }
         }
     }
@@ -317,6 +309,9 @@ fn read_list(file: &Path, form: Twitter2015Form) -> Result<Vec<Row>> {
         .collect()
 }
 
+/// Most bytes of a tweet or target: published ones have up to 300.
+const LONGEST_FIELD_BYTES: usize = 1 << 13;
+
 /// Where a line has what.
 struct Columns {
     count: usize,
@@ -350,6 +345,10 @@ impl Columns {
         if fields.len() != self.count {
             return None;
         }
+        // The target takes the place of each `$T$`: lengths multiply.
+        if fields.iter().any(|field| field.len() > LONGEST_FIELD_BYTES) {
+            return None;
+        }
         let label = fields[self.label].parse::<usize>().ok();
         Some(Row {
             image: picture_name(fields[self.image])?.to_owned(),
@@ -376,6 +375,9 @@ fn read_blocks(file: &Path, lines: &[(usize, String)]) -> Result<Vec<Row>> {
 
 fn parse_block(block: &[(usize, String)]) -> Option<Row> {
     let [(first, tweet), (_, target), (_, polarity), (last, image)] = block else { return None };
+    if tweet.len().max(target.len()) > LONGEST_FIELD_BYTES {
+        return None;
+    }
     let polarity = polarity.trim();
     Some(Row {
         image: picture_name(image).filter(|_| last - first == 3)?.to_owned(),
@@ -388,6 +390,8 @@ fn parse_block(block: &[(usize, String)]) -> Option<Row> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 
     use super::super::clips::fixture::{context, write};
     use super::super::text_image::fixture::{counted, names, picture, text};
@@ -469,14 +473,13 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_the_tweet_or_the_pair_and_are_cleaned_as_asked() {
+    fn texts_are_the_tweet_or_the_pair() {
         let base = made_up();
-        for (of, clean, expected) in [
-            (TweetText::Tweet, CleanUp::Released, "t"),
-            (TweetText::TweetAndTarget, CleanUp::None, "$T$ . Café [SEP] The Café"),
-            (TweetText::TweetAndTarget, CleanUp::Released, "t [SEP] the"),
+        for (of, expected) in [
+            (TweetText::MarkedTweet, "$T$ . Café"),
+            (TweetText::TweetAndTarget, "$T$ . Café [SEP] The Café"),
         ] {
-            let config = Twitter2015Config { text: of, clean, ..Twitter2015Config::default() };
+            let config = Twitter2015Config { text: of, ..Twitter2015Config::default() };
             let dataset = open(&config, base.path());
             assert_eq!(text(dataset.as_ref(), Split::Valid, 0), expected);
         }
@@ -608,5 +611,55 @@ mod tests {
             all.extend(images);
         }
         assert_eq!(all.len(), 2101 + 727 + 674);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_list_gives_tweets_of_three_classes_or_names_the_broken_line(
+            start in prop::sample::select(vec![
+                "index\n", "Label\tString\tImageID\n", TSV, TXT, "",
+            ]),
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "1\t2\t186.jpg\t$T$ a\tb\n", "2\t$T$ a\tx/8.jpg\r\n", "1\t0\t9.jpg\t\t\n",
+                    "RT $T$\nJoe\n-1\n7.jpg\n", "$T$\n", "1\n", "\n", "\t", "..", "/", "\0", "é",
+                    "\u{feff}",
+                ]),
+                0..5,
+            ),
+            other in any::<char>(),
+            broken in any::<bool>(),
+            txt in any::<bool>(),
+            form in prop::sample::select(vec![
+                Twitter2015Form::Auto,
+                Twitter2015Form::Tsv,
+                Twitter2015Form::Txt,
+                Twitter2015Form::Headed,
+            ]),
+        ) {
+            let mut content = start.to_owned() + &pieces.concat();
+            content.extend(broken.then_some(other));
+            match read(if txt { "a.txt" } else { "a.tsv" }, &content, form) {
+                Ok(rows) => {
+                    let mut names = BTreeMap::new();
+                    for row in rows {
+                        prop_assert!(row.label < CLASSES.len());
+                        prop_assert!(!row.image.contains(['/', '\\', '\0']), "{:?}", row.image);
+                        prop_assert!(!sample_id(&row, &mut names).is_empty());
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    let empty = error.ends_with("is empty, expected a list of tweets");
+                    prop_assert!(empty || error.contains(": line "), "{}", error);
+                }
+            }
+        }
     }
 }

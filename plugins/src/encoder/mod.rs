@@ -1,5 +1,6 @@
 //! Encoders: the tensors of a modality to its feature.
 
+pub mod bag_of_words;
 pub mod bert;
 pub mod clip_image;
 pub mod clip_text;

@@ -44,6 +44,7 @@ impl Preparer for Frames {
     fn name(&self) -> String {
         match self.0 {
             Every::Frame => "every frame by ffmpeg".to_owned(),
+            Every::PerSecond(1) => "a frame a second by ffmpeg".to_owned(),
             Every::PerSecond(frames) => format!("{frames} frames a second by ffmpeg"),
         }
     }

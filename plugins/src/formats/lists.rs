@@ -49,7 +49,7 @@ pub fn fault(file: &Path, line: usize, found: &str, expected: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
 
@@ -116,6 +116,25 @@ mod tests {
             if let Ok(found) = read(&content) {
                 prop_assert!(found.iter().all(|(_, line)| !line.contains('\n')));
                 prop_assert!(found.is_sorted_by_key(|(number, _)| *number));
+            }
+        }
+
+        #[test]
+        fn any_text_keeps_its_lines_with_their_numbers(
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "\n", "\r\n", "\r", "\u{feff}", " ", "\t", "a,b", "é", "\0", "\u{2028}",
+                ]),
+                0..40,
+            ),
+        ) {
+            let content = pieces.concat();
+            let whole: Vec<&str> = content.split('\n').collect();
+            for (number, line) in read(content.as_bytes()).unwrap() {
+                prop_assert!(!line.trim().is_empty());
+                let found = whole[number - 1].trim_end_matches('\r');
+                let marked = found.strip_prefix('\u{feff}').filter(|_| number == 1);
+                prop_assert_eq!(line.as_str(), marked.unwrap_or(found));
             }
         }
     }

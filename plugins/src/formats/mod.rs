@@ -1,11 +1,13 @@
 //! Parsers of file formats that several plugins read.
 
 pub mod ffmpeg;
+pub mod flow_files;
 pub mod idx;
 pub mod lists;
 pub mod npy;
 pub mod picture;
 pub mod python_literal;
+pub mod tvl1;
 pub mod wav;
 pub mod words;
 

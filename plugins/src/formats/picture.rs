@@ -72,6 +72,13 @@ fn is_whole_jpeg(content: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use flate2::Crc;
+    use proptest::prelude::{
+        ProptestConfig, TestCaseError, any, prop, prop_assert, prop_assert_eq, proptest,
+    };
+
     use super::*;
     use crate::formats::real_data;
     use crate::pictures::fixture::{bytes, reference};
@@ -155,5 +162,110 @@ mod tests {
         assert!([width, height].iter().all(|side| (90..1_100).contains(side)));
         let darkest = photograph.as_raw().iter().min().unwrap();
         assert!(photograph.as_raw().iter().any(|value| value > darkest));
+    }
+
+    /// Files whose changes are read.
+    const FILES: usize = 4;
+
+    /// JPEGs with full and with halved colours, PNGs with and without colours.
+    static WHOLE: LazyLock<[Vec<u8>; FILES]> = LazyLock::new(|| {
+        let reference = reference();
+        let jpeg = |name: &str| bytes(&reference, &format!("jpeg {name} file"));
+        let png = |picture: DynamicImage| {
+            let mut file = Cursor::new(Vec::new());
+            picture.write_to(&mut file, ImageFormat::Png).unwrap();
+            file.into_inner()
+        };
+        let colours = RgbImage::from_fn(13, 7, |x, y| image::Rgb([19 * x as u8, 36 * y as u8, 77]));
+        let grey = GrayImage::from_fn(9, 11, |x, y| image::Luma([(3 * x * y) as u8]));
+        [jpeg("full"), jpeg("halved"), png(colours.into()), png(grey.into())]
+    });
+
+    /// Gives the chunks of a PNG the checksums of what is in them now, so that it is looked at.
+    fn mend(png: &mut [u8]) {
+        let mut place = 8;
+        while let Some(length) = png.get(place..place + 4) {
+            let length = u32::from_be_bytes(length.try_into().unwrap()) as usize;
+            let end = place + 8 + length;
+            let Some(content) = png.get(place + 4..end) else { return };
+            let mut sum = Crc::new();
+            sum.update(content);
+            let Some(checksum) = png.get_mut(end..end + 4) else { return };
+            checksum.copy_from_slice(&sum.sum().to_be_bytes());
+            place = end + 4;
+        }
+    }
+
+    /// Reads a file of this content in grey and in colour: both work, or neither.
+    fn read_both(content: &[u8]) -> Result<(), TestCaseError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        let (in_grey, in_colour) = (grey(file.path()), rgb(file.path()));
+        prop_assert_eq!(
+            in_grey.as_ref().ok().map(GrayImage::dimensions),
+            in_colour.as_ref().ok().map(RgbImage::dimensions)
+        );
+        if let Err(error) = in_colour {
+            let error = error.to_string();
+            prop_assert!(error.starts_with(&format!("{}: ", file.path().display())), "{}", error);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_change_of_a_picture_makes_reading_it_panic(
+            which in 0..FILES,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut content = WHOLE[which].clone();
+            for (at, byte) in changes {
+                let at = at.index(content.len());
+                content[at] = byte;
+            }
+            if let Some(cut) = cut {
+                content.truncate(cut.index(content.len()));
+            }
+            if WHOLE[which].starts_with(b"\x89PNG") {
+                mend(&mut content);
+            }
+            read_both(&content)?;
+        }
+
+        #[test]
+        fn no_header_of_a_pnm_makes_reading_it_panic(
+            kind in b'0'..=b'8',
+            numbers in prop::collection::vec(
+                prop::sample::select(vec![
+                    "0", "1", "3", "8", "255", "65535", "16384", "16385", "4294967295", "-1", "x",
+                    "# a", "",
+                ]),
+                1..4,
+            ),
+            separator in prop::sample::select(vec![" ", "\n", "\t ", ""]),
+            body in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let header = format!("P{}\n{}\n", char::from(kind), numbers.join(separator));
+            read_both(&[header.as_bytes(), body.as_slice()].concat())?;
+        }
+
+        #[test]
+        fn no_bytes_make_reading_a_picture_panic(
+            start in prop::sample::select(vec![
+                &b""[..], b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"P6 ", b"\xff\xd8\xff\xda",
+            ]),
+            body in prop::collection::vec(any::<u8>(), 0..60),
+            ended in any::<bool>(),
+        ) {
+            let end: &[u8] = if ended { b"\xff\xd9" } else { b"" };
+            read_both(&[start, body.as_slice(), end].concat())?;
+        }
     }
 }

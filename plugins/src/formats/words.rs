@@ -1,23 +1,10 @@
 //! Clean-up of texts, as released code does it before it tokenises them.
 
-use mie_core::prelude::*;
-
 /// Stands between the two parts of a text: BERT's own mark, so that its tokeniser knows it.
 pub const SEPARATOR: &str = " [SEP] ";
 
 /// Most words of a text in the released code of MIE.
 const MOST_WORDS: usize = 50;
-
-/// What is done to a text before it is handed on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CleanUp {
-    /// Nothing: the text is as its list has it.
-    #[default]
-    None,
-    /// What the released code of MIE does: lower case, no punctuation, 50 words.
-    Released,
-}
 
 /// Keeps the words of nothing but ASCII letters, joined by blanks.
 ///

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use flate2::read::GzDecoder;
-use mie_core::data::data_dir;
 use mie_core::prelude::*;
 use unicode_normalization::UnicodeNormalization;
 
@@ -120,7 +119,7 @@ fn read_utf8(file: &Path, most: u64, what: &str) -> Result<String> {
     })
 }
 
-/// What a file of a vocabulary says, read when the first text comes: a configuration is checked
+/// What a file of a vocabulary says, read when the modality is opened: a configuration is checked
 /// without the file.
 pub(super) struct FromFile<T> {
     file: PathBuf,
@@ -131,7 +130,17 @@ pub(super) struct FromFile<T> {
 impl<T> FromFile<T> {
     /// Names a file, relative to the data folder; `guide` says where it is to be had.
     pub(super) fn new(file: &Path, guide: &'static str) -> Self {
-        Self { file: data_dir().join(file), guide, content: OnceLock::new() }
+        Self { file: file.to_owned(), guide, content: OnceLock::new() }
+    }
+
+    /// Reads the file in the data folder of a run.
+    pub(super) fn open(
+        &mut self,
+        context: &OpenContext,
+        parse: impl FnOnce(&Path, &str) -> Result<T>,
+    ) -> Result<()> {
+        self.file = context.resolve(&self.file);
+        self.get(parse).map(|_| ())
     }
 
     /// What `parse` makes of the text of the file, whose path is for messages.
@@ -231,6 +240,7 @@ mod tests {
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 
     use super::*;
 
@@ -290,5 +300,54 @@ mod tests {
     #[test]
     fn folding_composes_before_it_lowers() {
         assert_eq!(folded("E\u{301}\u{130}Σ"), "éi\u{307}σ");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_bytes_are_a_text_within_the_limit_or_an_error_that_names_the_file(
+            packed in any::<bool>(),
+            content in prop::collection::vec(any::<u8>(), 0..12),
+            ascii in "[a-z\u{feff}\n]{0,12}",
+        ) {
+            let ending = if packed { ".txt.gz" } else { ".txt" };
+            let file = tempfile::Builder::new().suffix(ending).tempfile().unwrap();
+            let start: &[u8] = if packed { &[0x1f, 0x8b, 8, 0] } else { ascii.as_bytes() };
+            std::fs::write(file.path(), [start, content.as_slice()].concat()).unwrap();
+            match read_utf8(file.path(), 20, "a text") {
+                Ok(text) => prop_assert!(text.len() <= 20),
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(error.contains(&file.path().display().to_string()), "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn no_change_of_a_packed_text_makes_it_panic(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+            encoder.write_all("l o\nlo w\n".repeat(40).as_bytes()).unwrap();
+            let mut content = encoder.finish().unwrap();
+            for (at, byte) in changes {
+                let at = at.index(content.len());
+                content[at] = byte;
+            }
+            if let Some(cut) = cut {
+                content.truncate(cut.index(content.len()));
+            }
+            let file = tempfile::Builder::new().suffix(".gz").tempfile().unwrap();
+            std::fs::write(file.path(), content).unwrap();
+            if let Ok(text) = read_utf8(file.path(), 400, "a text") {
+                prop_assert!(text.len() <= 400);
+            }
+        }
     }
 }

@@ -57,7 +57,9 @@ pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
             Err(error) => refusals.push(format!("{}: {error}", raw.kind())),
         }
     }
-    findings.expect(WORKS, decoded, || {
+    // A vocabulary that the example names is the user's to bring.
+    let lacks_file = refusals.iter().any(|refusal| refusal.contains("there is no such file"));
+    findings.expect(WORKS, decoded || lacks_file, || {
         format!("it decodes nothing of what was tried: {}", refusals.join("; "))
     });
     let absent = decode(&Raw::File(Path::new("/no/such/file").to_owned()), 0, Mode::Evaluation);
