@@ -60,7 +60,10 @@ impl Desk {
             }
         }
         command.env_remove("RUST_BACKTRACE").env_remove("COLUMNS");
-        command.env("MIE_RUNS_DIR", "runs").env("MIE_DATA_DIR", "data").env("MIE_CACHE_DIR", "cache");
+        command
+            .env("MIE_RUNS_DIR", "runs")
+            .env("MIE_DATA_DIR", "data")
+            .env("MIE_CACHE_DIR", "cache");
         // Tests run side by side and would only wait for each other's threads.
         command.env("OMP_NUM_THREADS", "1");
         command

@@ -150,11 +150,14 @@ pub(crate) fn sarcasm(data: &Path) {
     }
 }
 
+/// Writes a picture with a number.
+type Writer = fn(&Path, usize);
+
 /// Lays out 4 training clips and a test clip of three gestures of `NVGesture`: 8 frames of a longer
 /// video, depth one frame earlier than colour.
 pub(crate) fn nvgesture(data: &Path) {
     let root = data.join("NVGesture");
-    let streams: [(&str, fn(&Path, usize)); 4] = [
+    let streams: [(&str, Writer); 4] = [
         ("rgb", write_picture),
         ("depth", write_grey_picture),
         ("flow/flow_x", write_grey_picture),

@@ -14,7 +14,7 @@ use crate::terminal::Shell;
 
 /// Shows what is kept of decoded files between epochs and runs, or removes it
 ///
-/// The folder is MIE_CACHE_DIR, or else below ~/.cache/mie/decoded; `run.cache_gigabytes` of an
+/// It lies below ~/.cache/mie/decoded, or where the environment says (see `mie --help`); `run.cache_gigabytes` of an
 /// experiment is its size. A changed file or option is never answered by an old entry.
 #[derive(Debug, Args)]
 pub(crate) struct Cache {
@@ -61,7 +61,7 @@ fn describe(kept: &[CacheEntry]) -> String {
         .map(|entry| {
             let age = entry.last_used.and_then(|used| SystemTime::now().duration_since(used).ok());
             vec![
-                entry.recipe.clone(),
+                shortened(&entry.recipe),
                 grouped(entry.arrays),
                 megabytes(entry.bytes),
                 age.map_or_else(|| "-".to_owned(), |age| ago(age.as_secs())),
@@ -69,6 +69,15 @@ fn describe(kept: &[CacheEntry]) -> String {
         })
         .collect();
     table(&header, &rows, 1)
+}
+
+/// The start of a long recipe; `--json` has all of it.
+fn shortened(recipe: &str) -> String {
+    const LONGEST: usize = 60;
+    if recipe.chars().count() <= LONGEST {
+        return recipe.to_owned();
+    }
+    recipe.chars().take(LONGEST - 1).chain(['…']).collect()
 }
 
 fn megabytes(bytes: u64) -> String {

@@ -144,8 +144,7 @@ impl Prepare {
         let folder = self.data_dir.folder();
         let name = &subject.name;
         let plugin = format!("dataset `{name}`");
-        let wanted =
-            guarded(&plugin, || subject.config.preparations(&subject.context(&folder)))?;
+        let wanted = guarded(&plugin, || subject.config.preparations(&subject.context(&folder)))?;
         if wanted.is_empty() {
             return Err(Error::refused(
                 format!("dataset `{name}` needs no preparation"),

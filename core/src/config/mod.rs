@@ -469,7 +469,10 @@ impl Resolved {
         }
         within("strategy", e.strategy.validate())?;
         let size = e.run.cache_gigabytes;
-        within("run", ensure_range("cache_gigabytes", "[0, 1e6]", size, (0.0..=1e6).contains(&size)))?;
+        within(
+            "run",
+            ensure_range("cache_gigabytes", "[0, 1e6]", size, (0.0..=1e6).contains(&size)),
+        )?;
         within("data", self.validate_data())?;
         let run = &e.run;
         for (field, value) in [

@@ -165,9 +165,10 @@ impl Cache {
             }
             keeping.recipes.insert(place.recipe.clone());
             let held = keeping.bytes.unwrap_or_else(|| usage(&self.folder).0);
-            let held = match held + bytes <= self.limit_bytes {
-                true => held,
-                false => make_room(&self.folder, &keeping.recipes, held, bytes, self.limit_bytes),
+            let held = if held + bytes <= self.limit_bytes {
+                held
+            } else {
+                make_room(&self.folder, &keeping.recipes, held, bytes, self.limit_bytes)
             };
             keeping.bytes = Some(held + bytes);
             if held + bytes > self.limit_bytes {
@@ -221,9 +222,8 @@ impl Stored {
             Some(u64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?))
         };
         let rank = usize::try_from(word(1)?).ok().filter(|&rank| rank <= MOST_DIMENSIONS)?;
-        let shape: Vec<usize> = (0..rank)
-            .map(|axis| usize::try_from(word(2 + axis)?).ok())
-            .collect::<Option<_>>()?;
+        let shape: Vec<usize> =
+            (0..rank).map(|axis| usize::try_from(word(2 + axis)?).ok()).collect::<Option<_>>()?;
         let floats = word(0)? == 1;
         let count = shape.iter().try_fold(1usize, |count, &side| count.checked_mul(side))?;
         let bytes = count.checked_mul(if floats { 4 } else { 1 })?;
@@ -231,7 +231,7 @@ impl Stored {
         let whole = header.get(..16)? == MAGIC
             && values.len() == bytes
             && word(2 + MOST_DIMENSIONS)? == checksum(&header[..CHECKED_BYTES], values);
-        whole.then_some(Self { shape, floats, file })
+        whole.then_some(Self { file, shape, floats })
     }
 
     fn view(&self) -> Result<DecodedView<'_>> {
@@ -554,9 +554,17 @@ mod tests {
                         let raw = Raw::File(file.clone());
                         let value = (round % 5) as f32;
                         let found = cache
-                            .with(&recipe, &raw, || Ok(floats(&[value; 1000])), |view| {
-                                Ok(view.f32()?.iter().all(|&it| it.to_bits() == value.to_bits()))
-                            })
+                            .with(
+                                &recipe,
+                                &raw,
+                                || Ok(floats(&[value; 1000])),
+                                |view| {
+                                    Ok(view
+                                        .f32()?
+                                        .iter()
+                                        .all(|&it| it.to_bits() == value.to_bits()))
+                                },
+                            )
                             .unwrap();
                         assert!(found);
                     }
@@ -580,7 +588,8 @@ mod tests {
         }
         assert_eq!(cache.counts(), (0, 0));
         let absent = Raw::File(bench.folder.path().join("absent"));
-        let error = cache.with("one", &absent, || Err(Error::data("absent", "is not there")), |_| Ok(()));
+        let error =
+            cache.with("one", &absent, || Err(Error::data("absent", "is not there")), |_| Ok(()));
         assert!(error.unwrap_err().to_string().contains("is not there"));
     }
 

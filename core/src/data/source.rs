@@ -83,7 +83,10 @@ impl DataSource {
         let source =
             Self::lay_out(&dataset_name, dataset, modalities, context.seed, &experiment.data)?;
         let limit_bytes = (experiment.run.cache_gigabytes * 1e9) as u64;
-        Ok(Self { cache: (limit_bytes > 0).then(|| Cache::new(cache_dir(), limit_bytes)), ..source })
+        Ok(Self {
+            cache: (limit_bytes > 0).then(|| Cache::new(cache_dir(), limit_bytes)),
+            ..source
+        })
     }
 
     /// Lays out the splits of an opened dataset.

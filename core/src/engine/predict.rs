@@ -14,7 +14,7 @@ use crate::batch::{Batch, Named, Spec};
 use crate::config::{Experiment, Resolved, closest};
 use crate::data::{HostBatch, TestAccess, identity};
 use crate::error::{Error, Result, guarded};
-use crate::family::{OpenContext, Draw, Element, Modality, Mode, Raw, Split, TensorLayout};
+use crate::family::{Draw, Element, Modality, Mode, OpenContext, Raw, Split, TensorLayout};
 use crate::layers::Statistics;
 use crate::metrics::Scores;
 use crate::model::{Model, Running};

@@ -662,7 +662,7 @@ mod tests {
         archive(&path, stored, &[("a/data.pkl", b"}.")]);
         assert!(problem(&path, None).contains("it has nothing else: name one with `key`"));
         let table: &[u8] = b"}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((\
-            X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x02tQ\
+            X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ\
             K\x00K\x02\x85K\x01\x85\x89}tRs.";
         archive(&path, stored, &[("a/data.pkl", table)]);
         assert!(problem(&path, None).contains("`a/data/0` is missing"));

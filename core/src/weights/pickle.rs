@@ -675,7 +675,7 @@ mod tests {
     /// The pickle of one tensor: shape and strides of one dimension, in a storage of 4 numbers.
     fn tensor(offset: u8, size: u8, stride: u8) -> Vec<u8> {
         let mut bytes = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\n\
-                          FloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x04tQ"
+                          FloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
             .to_vec();
         bytes.extend([b'K', offset, b'K', size, 0x85, b'K', stride, 0x85]);
         bytes.extend(b"\x89ccollections\nOrderedDict\n)RtR.");

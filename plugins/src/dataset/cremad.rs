@@ -16,7 +16,7 @@ use crate::modality::spectrogram::SpectrogramConfig;
 /// and 744 for testing. All actors are in both.
 ///
 /// The files cannot be fetched. Recordings (`AudioWAV`) and videos (`VideoFlash`) are at
-/// <https://github.com/CheyneyComputerScience/CREMA-D> in Git LFS, under ODbL 1.0; the lists
+/// <https://github.com/CheyneyComputerScience/CREMA-D> in Git LFS, under `ODbL` 1.0; the lists
 /// `train.csv` and `test.csv` at <https://github.com/GeWu-Lab/OGM-GE_CVPR2022> in `data/CREMAD`,
 /// with a program in `video_preprocessing` that makes the frames. They are expected as
 ///

@@ -258,8 +258,7 @@ impl DatasetConfig for KineticsSoundsConfig {
         let mut preparations = Vec::new();
         for (split, file) in self.lists.files(&root, &ELSEWHERE, GUIDE)? {
             let rows = read_list(&file, self.form)?;
-            let samples =
-                rows.into_iter().map(|row| Sample { id: row.clip, label: 0 }).collect();
+            let samples = rows.into_iter().map(|row| Sample { id: row.clip, label: 0 }).collect();
             let (audio, frames) = self.folders(&root, split);
             let videos = root.join(match split {
                 Split::Test => &self.test_videos,

@@ -8,8 +8,8 @@ use mie_core::prelude::*;
 use serde_json::{Map, Value};
 
 use super::util::{no_modality, no_sample};
-use crate::modality::image::{Channels, ImageConfig, Resize};
 use crate::modality::hashed_words::HashedWordsConfig;
+use crate::modality::image::{Channels, ImageConfig, Resize};
 use crate::pictures::normalise::Normalise;
 
 /// The name of a picture without the folders before it; `None` for what cannot name a file.

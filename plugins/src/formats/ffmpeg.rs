@@ -113,11 +113,7 @@ fn input(path: &Path) -> PathBuf {
     if path.is_absolute() { path.to_owned() } else { Path::new(".").join(path) }
 }
 
-fn ffmpeg<'a>(
-    source: &Path,
-    options: impl Iterator<Item = &'a str>,
-    target: &Path,
-) -> Result<()> {
+fn ffmpeg<'a>(source: &Path, options: impl Iterator<Item = &'a str>, target: &Path) -> Result<()> {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-v", "error", "-threads", "1", "-i"]).arg(input(source));
     command.args(options);

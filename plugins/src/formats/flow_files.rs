@@ -179,7 +179,8 @@ impl FlowFiles {
             for file in files {
                 let (found, frame) = grey(file)?;
                 if found != size {
-                    let problem = format!("has {found:?} rows and columns, {first:?} has {size:?}");
+                    let first = first.display();
+                    let problem = format!("has {found:?} rows and columns, {first} has {size:?}");
                     return Err(Error::data(file, problem));
                 }
                 pixels.extend_from_slice(&frame);

@@ -28,7 +28,7 @@ pub fn lines(file: &Path) -> Result<Vec<(usize, String)>> {
     }
     let text = String::from_utf8(content).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        let line = 1 + before.split(|&byte| byte == b'\n').skip(1).count();
         Error::data(file, format!("line {line}: is not UTF-8"))
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

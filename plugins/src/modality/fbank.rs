@@ -381,7 +381,7 @@ mod tests {
     fn a_second_has_98_frames_and_the_rest_is_padding() {
         let config = FbankConfig::default();
         assert_eq!(config.build().unwrap().layout()[0].shape, [1, 1024, 128]);
-        let found = banks(&config, 16_000, &[0.0; 16_000]);
+        let found = banks(&config, 16_000, &vec![0.0; 16_000]);
         // ln(2^-23) = -15.942385, and (-15.942385 + 4.503877) / 10.282552 = -1.112419.
         assert!(close(&found[..98 * 128], &vec![-1.112_419; 98 * 128], 1e-5));
         // 4.503877 / 10.282552 = 0.438012.
@@ -429,7 +429,11 @@ mod tests {
         let raised: Vec<f32> = signal.iter().map(|sample| sample + 0.25).collect();
         let raised = banks(&plain(), 16_000, &raised);
         assert!((raised[43] - found[43]).abs() < 1e-4 && (raised[44] - found[44]).abs() < 1e-4);
-        assert!(close(&banks(&plain(), 16_000, &[0.25; 4_800]), &[-15.942_385; 28 * 128], 1e-4));
+        assert!(close(
+            &banks(&plain(), 16_000, &vec![0.25; 4_800]),
+            &[-15.942_385; 28 * 128],
+            1e-4
+        ));
     }
 
     #[test]

@@ -177,7 +177,10 @@ mod tests {
         let found = tensors(&config, &Raw::File(file)).unwrap();
         assert_eq!(found, tensors(&config, &Raw::Text("turtle")).unwrap());
         let error = tensors(&config, &Raw::Files(vec![])).unwrap_err().to_string();
-        assert!(error.contains("`hashed_words` decodes text, the dataset gives several files"), "{error}");
+        assert!(
+            error.contains("`hashed_words` decodes text, the dataset gives several files"),
+            "{error}"
+        );
     }
 
     proptest! {

@@ -14,4 +14,3 @@ mod util;
 pub mod vector;
 mod video;
 pub mod word_pieces;
-

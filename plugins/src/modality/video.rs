@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn short_clips_are_repeated_or_end_in_their_last_frame() {
         let seen = |short, every, available| {
-            let sampling = Sampling { short, every, ..small() };
+            let sampling = Sampling { every, short, ..small() };
             sampling.view(available, Mode::Training, &draw(0, 0)).frames
         };
         assert_eq!(seen(Short::Repeat, 1, 3), [0, 1, 2, 0]);
