@@ -207,7 +207,11 @@ fn prepared(report: &PrepareReport, log: &Path) -> String {
         lines.push(format!("{count}, all in {}:", log.display()));
     }
     let shown = report.failures.iter().take(SHOWN);
-    lines.extend(shown.map(|it| format!("  {}: {}", it.source.display(), it.reason)));
+    lines.extend(shown.map(|it| {
+        let source = it.source.display().to_string();
+        let named = it.reason.contains(&source);
+        if named { format!("  {}", it.reason) } else { format!("  {source}: {}", it.reason) }
+    }));
     lines.join("\n")
 }
 

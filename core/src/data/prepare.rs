@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -13,6 +14,9 @@ use crate::family::Preparation;
 
 /// Start of the names of what is being made; what was left behind by a killed run is removed.
 const UNFINISHED: &str = ".unfinished-";
+
+/// Age from which something unfinished is taken for left behind.
+const A_DAY: Duration = Duration::from_hours(24);
 
 /// What came of a preparation.
 #[derive(Debug, Default, Serialize)]
@@ -51,9 +55,9 @@ pub fn run(
     jobs: usize,
     progress: &(dyn Fn(usize, usize) -> bool + Sync),
 ) -> Result<PrepareReport> {
-    refuse_collisions(preparations)?;
+    let preparations = distinct(preparations)?;
     let mut report = PrepareReport::default();
-    let (present, missing): (Vec<_>, Vec<_>) =
+    let (present, missing): (Vec<&Preparation>, Vec<&Preparation>) =
         preparations.iter().partition(|preparation| preparation.target.exists());
     report.present = present.len();
     let kinds: BTreeMap<String, &Preparation> =
@@ -122,18 +126,22 @@ fn make_all(
     (done.into_inner(), failures.into_iter().map(|(_, failure)| failure).collect())
 }
 
-fn refuse_collisions(preparations: &[Preparation]) -> Result<()> {
+/// Leaves out what is listed again, as a clip that stands in a list twice is.
+fn distinct(preparations: &[Preparation]) -> Result<Vec<&Preparation>> {
     let mut targets: BTreeMap<&Path, &Path> = BTreeMap::new();
+    let mut distinct = Vec::with_capacity(preparations.len());
     for preparation in preparations {
-        if let Some(other) = targets.insert(&preparation.target, &preparation.source)
-            && other != preparation.source
-        {
-            let (one, two) = (other.display(), preparation.source.display());
-            let problem = format!("would be made from {one} and from {two}");
-            return Err(Error::data(&preparation.target, problem));
+        match targets.insert(&preparation.target, &preparation.source) {
+            None => distinct.push(preparation),
+            Some(other) if other == preparation.source => {}
+            Some(other) => {
+                let (one, two) = (other.display(), preparation.source.display());
+                let problem = format!("would be made from {one} and from {two}");
+                return Err(Error::data(&preparation.target, problem));
+            }
         }
     }
-    Ok(())
+    Ok(distinct)
 }
 
 fn make(preparation: &Preparation) -> Result<()> {
@@ -143,15 +151,38 @@ fn make(preparation: &Preparation) -> Result<()> {
         return Err(Error::Bug(format!("{} cannot be made", target.display())));
     };
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let unfinished = parent.join(format!("{UNFINISHED}{}", name.to_string_lossy()));
+    let name = name.to_string_lossy();
+    remove_leftovers(parent, &name);
+    // Another process may be making the same: each has a name of its own.
+    let unfinished = parent.join(format!("{UNFINISHED}{}-{name}", std::process::id()));
     remove(&unfinished)?;
-    let made = guarded(&by.name(), || by.make(source, &unfinished))
-        .and_then(|()| fs::rename(&unfinished, target).map_err(Error::io("rename", &unfinished)));
+    let made = guarded(&by.name(), || by.make(source, &unfinished)).and_then(|()| {
+        match fs::rename(&unfinished, target) {
+            // The other one was faster.
+            Err(_) if target.exists() => remove(&unfinished),
+            renamed => renamed.map_err(Error::io("rename", &unfinished)),
+        }
+    });
     if made.is_err() {
         // The error at hand is the one to report.
         drop(remove(&unfinished));
     }
     made
+}
+
+/// Removes what killed processes left of a thing; what is a day old belongs to no living one.
+fn remove_leftovers(folder: &Path, name: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let file = file.to_string_lossy();
+        let unfinished = file.strip_prefix(UNFINISHED).and_then(|rest| rest.split_once('-'));
+        let age = entry.metadata().and_then(|found| found.modified()).ok();
+        let age = age.and_then(|modified| modified.elapsed().ok());
+        if unfinished.is_some_and(|(_, of)| of == name) && age.is_some_and(|age| age > A_DAY) {
+            // Only tidiness: a failure does not matter.
+            drop(remove(&entry.path()));
+        }
+    }
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -166,6 +197,7 @@ fn remove(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::SystemTime;
 
     use super::*;
     use crate::family::Preparer;
@@ -237,15 +269,21 @@ mod tests {
     }
 
     #[test]
-    fn a_second_run_makes_only_what_is_missing_and_takes_the_place_of_what_was_left_behind() {
+    fn a_second_run_makes_only_what_is_missing_and_removes_what_was_left_behind_long_ago() {
         let folder = tempfile::tempdir().unwrap();
         let wanted = preparations(folder.path(), &["a", "b", "c"], true);
         let report = run(&wanted, 1, &|done, _| done < 1).unwrap();
         assert_eq!((report.made, report.interrupted), (1, true));
-        fs::write(folder.path().join("made/.unfinished-b"), "half").unwrap();
+        let [old, new] =
+            ["made/.unfinished-1-b", "made/.unfinished-2-b"].map(|name| folder.path().join(name));
+        for file in [&old, &new] {
+            fs::write(file, "half").unwrap();
+        }
+        let days_ago = SystemTime::now() - 3 * A_DAY;
+        fs::File::options().append(true).open(&old).unwrap().set_modified(days_ago).unwrap();
         let report = run(&wanted, 2, &|_, _| true).unwrap();
         assert_eq!((report.made, report.present, report.interrupted), (2, 1, false));
-        assert!(!folder.path().join("made/.unfinished-b").exists());
+        assert!(!old.exists() && new.exists(), "the new one may be another process's");
         let report = run(&preparations(folder.path(), &["a"], false), 2, &|_, _| true).unwrap();
         assert_eq!((report.made, report.present), (0, 1), "nothing to make needs no program");
     }
@@ -264,6 +302,8 @@ mod tests {
     fn two_sources_of_one_target_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut wanted = preparations(folder.path(), &["a", "b"], true);
+        let twice = [wanted.clone(), wanted.clone()].concat();
+        assert_eq!(run(&twice, 2, &|_, total| total == 2).unwrap().made, 2, "each once");
         wanted[1].target = wanted[0].target.clone();
         let error = run(&wanted, 1, &|_, _| true).unwrap_err().to_string();
         assert!(error.contains("would be made from"), "{error}");

@@ -140,6 +140,11 @@ impl DatasetConfig for CremadConfig {
     fn validate(&self) -> Result<()> {
         let rate = self.frames_per_second;
         ensure_range("frames_per_second", "[1, 99]", rate, (1..=99).contains(&rate))?;
+        // Otherwise frames of two rates would stand side by side under one name.
+        let other = (1..=99).any(|it| it != rate && self.frames.ends_with(folder_of(it)));
+        let expected =
+            format!("the rate in the name of `frames`, or frames = {:?}", folder_of(rate));
+        ensure_range("frames_per_second", &expected, rate, !other)?;
         ensure_range("min_frames", "at least 1", self.min_frames, self.min_frames >= 1)
     }
 
@@ -178,6 +183,11 @@ impl DatasetConfig for CremadConfig {
         let of = |part| Part::preparations(part, &videos, "flv", self.frames_per_second, false);
         Ok(parts.values().flat_map(of).collect())
     }
+}
+
+/// Folder of frames of so many a second, as OGM-GE names it.
+fn folder_of(frames_per_second: u32) -> String {
+    format!("Image-{frames_per_second:02}-FPS")
 }
 
 impl CremadConfig {

@@ -126,7 +126,8 @@ fn ffmpeg<'a>(source: &Path, options: impl Iterator<Item = &'a str>, target: &Pa
         .stdin(Stdio::null())
         .output()
         .map_err(Error::io("run ffmpeg on", source))?;
-    if output.status.success() {
+    // Of a video that was cut off it reads what is there, complains and ends well.
+    if output.status.success() && output.stderr.is_empty() {
         return Ok(());
     }
     Err(Error::data(source, reason(&output.stderr, "ffmpeg failed without a word")))
