@@ -62,6 +62,102 @@ fn every_experiment_is_read_and_dry_run() {
     }
 }
 
+/// What the released code has for a dataset: stages, batch, optimizer, schedule and its two presets.
+struct Published {
+    dataset: &'static str,
+    order: &'static [&'static str],
+    epochs: &'static [u64],
+    repeat: u64,
+    batch_size: u64,
+    optimizer: &'static str,
+    learning_rate: f64,
+    schedule: &'static str,
+    released_rho: f64,
+    mixup: f64,
+    released_metric: &'static str,
+}
+
+#[test]
+fn experiments_on_the_paper_s_datasets_have_the_settings_of_the_released_code() {
+    let audio_video = Published {
+        dataset: "cremad",
+        order: &["audio", "video"],
+        epochs: &[25, 50],
+        repeat: 6,
+        batch_size: 12,
+        optimizer: "sgd",
+        learning_rate: 0.01,
+        schedule: "step_lr",
+        released_rho: 1e-10,
+        mixup: 1.0,
+        released_metric: "macro_f1",
+    };
+    let text_image = Published {
+        dataset: "sarcasm",
+        order: &["text", "image"],
+        epochs: &[2, 30],
+        repeat: 2,
+        optimizer: "adam",
+        learning_rate: 1e-5,
+        schedule: "warmup",
+        released_rho: 1e-15,
+        ..audio_video
+    };
+    let all = [
+        Published { dataset: "kinetics_sounds", repeat: 2, ..audio_video },
+        Published {
+            dataset: "twitter2015",
+            epochs: &[10, 30],
+            mixup: 0.9,
+            released_metric: "accuracy",
+            ..text_image
+        },
+        Published {
+            dataset: "nvgesture",
+            order: &["depth", "rgb", "flow"],
+            epochs: &[50, 50, 50],
+            repeat: 2,
+            batch_size: 6,
+            released_rho: 1e-15,
+            ..audio_video
+        },
+        text_image,
+        audio_video,
+    ];
+    for wanted in all {
+        let read = |name: &str| {
+            let file = format!("configs/experiments/{}/{name}.toml", wanted.dataset);
+            Resolved::read(&root().join(file), &[]).unwrap().tree().unwrap()
+        };
+        for (name, released) in [("mie", false), ("mie_released", true)] {
+            let tree = read(name);
+            let place = format!("{}/{name}", wanted.dataset);
+            let strategy = &tree["strategy"];
+            assert_eq!(strategy["order"], json!(wanted.order), "{place}");
+            assert_eq!(strategy["epochs"], json!(wanted.epochs), "{place}");
+            assert_eq!(strategy["repeat"], json!(wanted.repeat), "{place}");
+            assert_eq!(tree["data"]["batch_size"], json!(wanted.batch_size), "{place}");
+            let base = &tree["optimizer"]["base"];
+            assert_eq!(base["name"], json!(wanted.optimizer), "{place}");
+            assert_eq!(base["learning_rate"], json!(wanted.learning_rate), "{place}");
+            assert_eq!(base["weight_decay"], json!(1e-4), "{place}");
+            let momentum = if wanted.optimizer == "adam" { "beta2" } else { "momentum" };
+            let expected = if wanted.optimizer == "adam" { 0.99 } else { 0.9 };
+            assert_eq!(base[momentum], json!(expected), "{place}");
+            assert_eq!(tree["controllers"][0]["name"], json!(wanted.schedule), "{place}");
+            assert_eq!(tree["gradient_modifiers"][0]["alpha"], json!(0.4), "{place}");
+            let rho = if released { wanted.released_rho } else { 0.05 };
+            assert_eq!(tree["optimizer"]["rho"], json!(rho), "{place}");
+            let mixup = tree["data"]["mixup"]["alpha"].as_f64();
+            assert_eq!(mixup, released.then_some(wanted.mixup), "{place}");
+            let metric = if released { wanted.released_metric } else { "accuracy" };
+            assert_eq!(tree["selection"]["metric"], json!(metric), "{place}");
+            let split = if released { "test" } else { "valid" };
+            assert_eq!(tree["selection"]["split"], json!(split), "{place}");
+        }
+    }
+}
+
 #[test]
 fn every_experiment_starts_with_what_it_claims_and_how_to_run_it() {
     for file in experiments() {
