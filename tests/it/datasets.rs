@@ -634,7 +634,7 @@ fn frames_of_cremad_are_made_from_videos_and_a_broken_video_is_listed_until_it_i
     // Again: what is there is left alone, and said to be.
     let again = run(&desk, &["data", "prepare", "cremad"], 1).out;
     assert!(again.starts_with("0 made, 3 there already\n1 failure, all in "), "{again}");
-    assert!(again.contains(&format!("\n  {broken}: ")), "{again}");
+    assert!(again.contains(&format!("{broken}: tells no frame rate: ffprobe: ")), "{again}");
     let check = run(&desk, &["data", "check", "cremad"], 1).out;
     assert!(check.contains("video: 1 missing, the first is that of `1002_IEO_SAD_HI`"), "{check}");
 
@@ -681,7 +681,7 @@ fn a_dataset_without_raw_media_needs_no_preparation() {
 }
 
 /// A folder of real samples; `None`, said aloud, where there is none. In CI there must be.
-fn real(name: &str) -> Option<PathBuf> {
+pub(crate) fn real(name: &str) -> Option<PathBuf> {
     let folder = data()?.join(name);
     if folder.is_dir() {
         return Some(folder.canonicalize().unwrap());

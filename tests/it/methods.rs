@@ -8,6 +8,7 @@ use mie_core::engine::{Existing, Outcome, plan};
 use mie_record::{Event, Summary};
 use serde_json::Value;
 
+use crate::datasets::real;
 use crate::support::{Watcher, checkpoint_bits, experiment, finished, only_run, root, train_in};
 
 /// Two small modalities, whose encoders have normalisations.
@@ -75,7 +76,7 @@ fn small(method: &str, data: &str, assignments: &[&str]) -> Resolved {
         "greedy" => &["controllers.0.start_epoch=0", "controllers.0.epsilon=0.0"],
         _ => &[],
     };
-    let run = ["run.workers=1", "run.log_every_steps=1"];
+    let run = ["run.workers=1", "run.log_every_steps=1", "run.cache_gigabytes=0"];
     // An assignment may replace the strategy: its own epochs are set before.
     let all = [epochs, controllers, &run, assignments].concat();
     experiment(&text, &all).unwrap_or_else(|error| panic!("{method}: {error}"))
@@ -202,6 +203,41 @@ fn every_method_trains_three_modalities_and_reports_each_of_them() {
             _ => &["first", "fused", "second", "third"],
         };
         assert_eq!(reported, expected, "{method}");
+    }
+}
+
+#[test]
+fn every_method_trains_on_real_clips_of_colour_depth_and_flow() {
+    let Some(folder) = real("nvgesture_mini") else { return };
+    let base = root().join("configs/base/nvgesture_mini_all.toml");
+    let data = std::fs::read_to_string(base).unwrap();
+    // Some methods look at a validation split: half of the clips that are tested on become one.
+    let lists = tempfile::tempdir().unwrap();
+    let tested = std::fs::read_to_string(folder.join("mini_test.lst")).unwrap();
+    let lines: Vec<&str> = tested.lines().collect();
+    let (valid, test) = lines.split_at(lines.len() / 2);
+    let list = |name: &str, lines: &[&str]| {
+        let file = lists.path().join(name);
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        format!("dataset.lists.{name}={:?}", file.display().to_string())
+    };
+    let mut settings = vec![
+        format!("dataset.root={:?}", folder.display().to_string()),
+        list("valid", valid),
+        list("test", test),
+        "selection.split=valid".to_owned(),
+    ];
+    for modality in ["depth", "flow", "rgb"] {
+        settings.extend(
+            ["frames=8", "resize_pixels=36", "crop_pixels=32"]
+                .map(|option| format!("modalities.{modality}.input.{option}")),
+        );
+    }
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    for method in methods().keys() {
+        let (summary, _, _) = finished(&small(method, &data, &settings));
+        assert_eq!(summary.outputs["test"]["fused"].samples, 12, "{method}");
+        assert!(summary.outputs["test"]["fused"].loss.is_finite(), "{method}");
     }
 }
 

@@ -12,7 +12,7 @@ use crate::support::{data, finished, root};
 fn short(config: &str, further: &[&str]) -> Option<(mie_record::Summary, Vec<Event>)> {
     data()?;
     let file = root().join("configs/experiments/av_digits").join(config);
-    let assignments: Vec<String> = ["strategy.repeat=1", "run.workers=1"]
+    let assignments: Vec<String> = ["strategy.repeat=1", "run.workers=1", "run.cache_gigabytes=0"]
         .iter()
         .chain(further)
         .map(|text| (*text).to_owned())

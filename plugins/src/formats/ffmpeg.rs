@@ -103,7 +103,7 @@ fn rate(source: &Path) -> Result<u64> {
         }
         _ => Err(Error::data(
             source,
-            format!("tells no frame rate: {}", reason(&output.stderr, text.trim())),
+            format!("tells no frame rate: {}", reason("ffprobe", &output.stderr, text.trim())),
         )),
     }
 }
@@ -130,14 +130,14 @@ fn ffmpeg<'a>(source: &Path, options: impl Iterator<Item = &'a str>, target: &Pa
     if output.status.success() && output.stderr.is_empty() {
         return Ok(());
     }
-    Err(Error::data(source, reason(&output.stderr, "ffmpeg failed without a word")))
+    Err(Error::data(source, reason("ffmpeg", &output.stderr, "it failed without a word")))
 }
 
 /// The first line that a program complained with.
-fn reason(complaint: &[u8], otherwise: &str) -> String {
+fn reason(program: &str, complaint: &[u8], otherwise: &str) -> String {
     let text = String::from_utf8_lossy(complaint);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or(otherwise);
-    format!("ffmpeg: {}", line.trim())
+    format!("{program}: {}", line.trim())
 }
 
 /// Looks for the programs.
@@ -230,8 +230,26 @@ mod tests {
         for by in [&Sound as &dyn Preparer, &Frames(Every::Frame), &Frames(Every::PerSecond(1))] {
             let error = by.make(&source, &folder.path().join("made")).unwrap_err().to_string();
             assert!(error.contains("-broken.mp4: "), "{error}");
-            assert!(error.contains("ffmpeg: "), "{error}");
+            assert!(error.contains("ffmpeg: ") || error.contains("ffprobe: "), "{error}");
             drop(std::fs::remove_dir_all(folder.path().join("made")));
         }
+    }
+
+    #[test]
+    fn a_video_that_was_cut_off_is_a_failure_and_not_a_shorter_one() {
+        let Some(folder) = real_data::folder("nvgesture_mini") else { return };
+        if !there() {
+            return;
+        }
+        let whole = folder.join("Video_data/class_02/subject3_r0/sk_depth.avi");
+        let content = std::fs::read(&whole).unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let source = target.path().join("cut.avi");
+        std::fs::write(&source, &content[..content.len() / 2]).unwrap();
+        let made = target.path().join("made");
+        let error = Frames(Every::Frame).make(&source, &made).unwrap_err().to_string();
+        assert!(error.contains("cut.avi: ffmpeg: "), "{error}");
+        Frames(Every::Frame).make(&whole, &target.path().join("whole")).unwrap();
+        assert_eq!(numbered(&target.path().join("whole")).unwrap().len(), 241);
     }
 }
