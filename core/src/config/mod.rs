@@ -87,7 +87,7 @@ pub struct DataSection {
     pub validation_share: f64,
     /// Training samples kept of each class, drawn by the seed; absent means all.
     pub train_per_class: Option<usize>,
-    /// What happens when a file of a sample is missing.
+    /// What happens when a file of a sample is missing or empty.
     pub on_missing: OnMissing,
     /// Samples to leave out, by their id: broken ones, for instance. They are listed in the record
     /// and the run is marked; `mie data check EXPERIMENT --decode` finds the broken ones.
@@ -111,14 +111,15 @@ impl Default for DataSection {
     }
 }
 
-/// What happens when a file of a sample is missing.
+/// What happens when a file of a sample is missing or empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnMissing {
     /// The run is refused with a list of what is missing.
     Error,
-    /// The sample is left out, listed in the record, and the run is marked. Only absent files are
-    /// skipped: one that is there and broken ends the run, unless `exclude` names its sample.
+    /// The sample is left out, listed in the record, and the run is marked. Only files that are
+    /// absent or empty are skipped: one that is there and broken ends the run, unless `exclude`
+    /// names its sample.
     Skip,
 }
 

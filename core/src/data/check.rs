@@ -254,7 +254,8 @@ pub(super) fn obstacle(raw: &Raw<'_>) -> Option<Obstacle> {
     files(raw).iter().find_map(|file| {
         let shown = file.display();
         let (reason, absent) = match std::fs::metadata(file) {
-            Ok(found) if found.is_file() => return None,
+            Ok(found) if found.is_file() && found.len() > 0 => return None,
+            Ok(found) if found.is_file() => (format!("{shown} (empty)"), true),
             Ok(_) => (format!("{shown}: is not a file"), false),
             Err(error) if is_absent(&error) => (format!("{shown} (not found)"), true),
             Err(error) => (format!("{shown}: cannot be read: {error}"), false),

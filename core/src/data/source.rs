@@ -469,6 +469,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dataset = Files::new(folder.path(), samples);
         drop(std::fs::remove_file(folder.path().join("absent")));
+        if folder.path().join("hollow").exists() {
+            std::fs::write(folder.path().join("hollow"), "").unwrap();
+        }
         dataset.open(Decoder::default(), options)
     }
 
@@ -527,12 +530,17 @@ mod tests {
     }
 
     #[test]
-    fn only_absent_files_are_skipped() {
+    fn only_absent_and_empty_files_are_skipped() {
         let skip = DataSection { on_missing: OnMissing::Skip, ..DataSection::default() };
         let mut samples = SAMPLES.to_vec();
         samples.push((Split::Train, "absent", 1));
         let source = open(&samples, &skip).unwrap();
         assert!(source.records()[0].skipped[0].starts_with("absent: "));
+        let hollow = [&SAMPLES[..], &[(Split::Train, "hollow", 1)]].concat();
+        let skipped = &open(&hollow, &skip).unwrap().records()[0].skipped;
+        assert!(skipped[0].starts_with("hollow: ") && skipped[0].ends_with("(empty)"));
+        let error = refusal(&hollow, &DataSection::default());
+        assert!(error.contains("hollow (empty), the `file` of sample `hollow`"), "{error}");
         let error = refusal(&samples, &DataSection::default());
         assert!(error.contains("absent (not found), the `file` of sample `absent` in the train"));
         // What the dataset itself cannot find its way to is broken.

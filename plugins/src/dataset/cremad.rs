@@ -164,11 +164,7 @@ impl DatasetConfig for CremadConfig {
             classes: EMOTIONS.map(|(_, name)| name.to_owned()).to_vec(),
             min_frames: self.min_frames,
             spectrogram: SpectrogramConfig::default(),
-            expected: if self.lists == ClipLists::default() {
-                published()
-            } else {
-                Expected::default()
-            },
+            expected: self.expected(),
             known_faults: &KNOWN_FAULTS,
             remarks: contradiction(&parts).into_iter().collect(),
             facts: [("clips_faulty_as_published".to_owned(), faulty.into())].into_iter().collect(),
@@ -191,6 +187,22 @@ fn folder_of(frames_per_second: u32) -> String {
 }
 
 impl CremadConfig {
+    /// Numbers of the published lists, told by the names of their files.
+    fn expected(&self) -> Expected {
+        let ClipLists { train, valid, test } = &self.lists;
+        if self.lists == ClipLists::default() {
+            return published();
+        }
+        // GeWu-Lab's lists with a validation part, of the same training clips.
+        let named = |list: &Path, name: &str| list.ends_with(name);
+        let with_validation = named(train, "my_train.csv")
+            && valid.as_ref().is_some_and(|valid| named(valid, "val.csv"))
+            && named(test, "test.csv");
+        let samples = [(Split::Train, 5954), (Split::Valid, 744), (Split::Test, 744)];
+        let samples = if with_validation { samples.into() } else { BTreeMap::new() };
+        Expected { samples, classes: BTreeMap::new() }
+    }
+
     /// Reads the lists.
     fn parts(&self, root: &Path) -> Result<BTreeMap<Split, Part>> {
         let files = self.lists.files(root, &ELSEWHERE, GUIDE)?;
@@ -514,6 +526,18 @@ mod tests {
         let config = CremadConfig { lists: own, ..CremadConfig::default() };
         let dataset = config.open(&context(base.path())).unwrap();
         assert_eq!(dataset.expected(), Expected::default());
+        let parts = folder.join("cremad/with_val");
+        let lists = ClipLists {
+            train: parts.join("my_train.csv"),
+            valid: Some(parts.join("val.csv")),
+            test: parts.join("test.csv"),
+        };
+        let config = CremadConfig { lists, ..CremadConfig::default() };
+        let dataset = config.open(&context(base.path())).unwrap();
+        for (split, count) in dataset.expected().samples {
+            assert_eq!(dataset.samples(split).len(), count, "{split:?}");
+        }
+        assert_eq!(dataset.expected().samples.len(), 3);
     }
 
     #[test]

@@ -214,6 +214,9 @@ impl DatasetConfig for KineticsSoundsConfig {
             classes.iter().enumerate().map(|(label, name)| (name.as_str(), label)).collect();
         let expected = if self.is_published(listed.values().flat_map(|(_, rows)| rows)) {
             published(&labels)
+        } else if self.is_av_cil(classes.len()) {
+            let samples = [(Split::Train, 19_220), (Split::Valid, 1947), (Split::Test, 1958)];
+            Expected { samples: samples.into(), classes: BTreeMap::new() }
         } else {
             Expected::default()
         };
@@ -295,6 +298,15 @@ impl KineticsSoundsConfig {
         let own_names = lists.iter().zip(OGM_GE_NAMES).all(|(list, name)| list.ends_with(name));
         let named = own_names && self.lists.valid.is_none() || self.lists == ClipLists::default();
         named && rows.into_iter().all(|row| row.form == KineticsSoundsForm::OgmGe)
+    }
+
+    /// Whether the lists are AV-CIL's: of 30 classes, with one for validation.
+    fn is_av_cil(&self, classes: usize) -> bool {
+        let ClipLists { train, valid, test } = &self.lists;
+        classes == CLASSES.len() - 1
+            && train.ends_with("train.csv")
+            && valid.as_ref().is_some_and(|valid| valid.ends_with("val.csv"))
+            && test.ends_with("test.csv")
     }
 }
 
@@ -756,7 +768,8 @@ mod tests {
         assert_eq!(dataset.classes(), expected);
         let sizes = Split::ALL.map(|split| dataset.samples(split).len());
         assert_eq!(sizes, [19_220, 1_947, 1_958]);
-        assert_eq!(dataset.expected(), Expected::default());
+        let samples = [(Split::Train, 19_220), (Split::Valid, 1947), (Split::Test, 1958)];
+        assert_eq!(dataset.expected().samples, samples.into());
     }
 
     #[test]
