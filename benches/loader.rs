@@ -41,6 +41,9 @@ const REAL_PHOTOGRAPHS: usize = 64;
 /// Samples after which the peak of memory is looked at.
 const MEMORY_AFTER: [usize; 2] = [2_000, 20_000];
 
+/// Bytes by which the peak may differ between them.
+const MEMORY_GROWTH_BYTES: u64 = 2_000_000;
+
 const EXPERIMENT: &str = r#"
 name = "bench"
 dataset = { name = "synthetic" }
@@ -468,13 +471,20 @@ fn memory() {
         }
     });
     match peaks[..] {
-        [first, last] => println!(
-            "peak memory of an epoch with 2 workers: {:.1} MB after {early} samples, {:.1} MB \
-             after {late}, {:.0} bytes for each sample between",
-            first as f64 / 1e6,
-            last as f64 / 1e6,
-            (last - first) as f64 / (late - early) as f64,
-        ),
+        [first, last] => {
+            let [first_megabytes, last_megabytes] = [first, last].map(|bytes| bytes as f64 / 1e6);
+            println!(
+                "peak memory of an epoch with 2 workers: {first_megabytes:.1} MB after {early} \
+                 samples, {last_megabytes:.1} MB after {late}, {:.0} bytes for each sample between",
+                (last - first) as f64 / (late - early) as f64,
+            );
+            assert!(
+                last - first <= MEMORY_GROWTH_BYTES,
+                "the loader's memory grows with the samples: {first_megabytes:.1} MB after \
+                 {early}, {last_megabytes:.1} MB after {late}, expected at most {:.0} MB more",
+                MEMORY_GROWTH_BYTES as f64 / 1e6,
+            );
+        }
         _ => println!("peak memory: the system does not tell"),
     }
 }

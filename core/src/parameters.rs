@@ -6,13 +6,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use rand_distr::{Distribution, Normal, Uniform};
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Seed};
 
 /// Names a group of parameters: the unit that is active, frozen or has a learning rate.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum GroupId {
     /// Encoder of a modality, with its projection if it has one.
     Encoder(String),

@@ -523,7 +523,7 @@ fn a_second_run_decodes_no_file_again_until_the_cache_is_cleared() {
     stand_in_data::cremad(&desk.path("data"));
     train(&desk, "cremad/mie", &[SHORT, CLIPS], "cold", 0);
     let list = run(&desk, &["data", "cache"], 0).out;
-    for part in ["recipe", "spectrogram 1 ", "frames 1 ", "just now", "72 decoded files, "] {
+    for part in ["recipe", "spectrogram 2 ", "frames 1 ", "just now", "72 decoded files, "] {
         assert!(list.contains(part), "{part}\nis not in\n{list}");
     }
     assert!(list.trim_end().ends_with(" MB in cache"), "{list}");
@@ -839,4 +839,82 @@ modalities.video.input.width=32
     let (trained, summary, _) = result(&desk, "runs");
     assert_eq!(recorded_samples(&trained), [2, 0, 1]);
     expect_outputs(&summary, "test", &["audio", "video"], 1);
+}
+
+#[test]
+fn weights_that_are_not_there_are_all_named_before_a_run_is_created() {
+    let desk = Desk::new();
+    let (settings, ..) = lay_out_tweets(&desk, stand_in_data::twitter2015);
+    let files = [RESNET50, BERT].map(|file| desk.path("data").join(file));
+    for file in &files {
+        fs::remove_file(file).unwrap();
+    }
+    let error = train(&desk, "twitter2015/mie", &[&settings], "runs", 1).err;
+    let experiment = file_of("twitter2015/mie");
+    let mut arguments = vec!["config", "check", &experiment];
+    let lines = settings.lines().filter(|line| !line.is_empty());
+    arguments.extend(lines.flat_map(|line| ["--set", line]));
+    let page = run(&desk, &arguments, 0).out;
+    for (file, modality) in files.iter().zip(["image", "text"]) {
+        let shown = desk.shown(file);
+        assert!(error.contains(&shown), "{error}");
+        let option = format!("`modalities.{modality}.weights.file` names");
+        assert!(error.contains(&option), "{error}");
+        let note = format!("weights not found, the run would be refused: {shown}");
+        assert!(page.contains(&note), "{page}");
+    }
+    assert!(!desk.path("runs").exists());
+}
+
+#[test]
+fn mirroring_clips_whose_classes_a_mirror_swaps_is_refused_before_a_run_is_created() {
+    let desk = Desk::new();
+    stand_in_data::nvgesture(&desk.path("data"));
+    let flips = "data.validation_share=0.25\nmodalities.rgb.input.flip_probability=0.5";
+    let error = train(&desk, "nvgesture/mie", &[&gestures(), flips], "runs", 2).err;
+    for part in [
+        "the input of `rgb` mirrors training samples",
+        "6 classes that a mirror turns into others, such as `five fingers right` and",
+        "set modalities.rgb.input.flip_probability = 0",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(!desk.path("runs").exists());
+}
+
+#[test]
+fn a_run_records_its_vocabulary_and_does_not_go_on_with_another() {
+    let desk = Desk::new();
+    let (settings, ..) = lay_out_tweets(&desk, stand_in_data::twitter2015);
+    let lines = settings.lines().filter(|line| !line.is_empty());
+    let assignments: Vec<String> =
+        lines.chain(["run.cache_gigabytes=0"]).map(str::to_owned).collect();
+    let experiment = file_of("twitter2015/mie");
+    let resolved = Resolved::read(Path::new(&experiment), &assignments).unwrap();
+    let train = |existing, stop_after| {
+        let options = TrainOptions {
+            runs_dir: desk.path("runs"),
+            data_dir: desk.path("data"),
+            device: Device::Cpu,
+            existing,
+            commit: None,
+        };
+        let mut watcher = Watcher { stop_after, ..Watcher::default() };
+        mie_core::engine::train(&resolved, &options, &mut watcher)
+    };
+    assert!(matches!(train(Existing::Refuse, Some(4)), Ok(Outcome::Interrupted)));
+    let name = "weights/bert-base-uncased/vocab.txt";
+    let file = desk.path("data").join(name);
+    let hash = mie_core::weights::sha256(&file).unwrap();
+    let recorded = only_run(&desk.path("runs")).read_manifest().unwrap().input_files;
+    let expected = BTreeMap::from([(name.to_owned(), hash.clone())]);
+    assert_eq!(recorded, BTreeMap::from([("text".to_owned(), expected)]));
+
+    let whole = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{whole}more\n")).unwrap();
+    let error = train(Existing::Resume, None).unwrap_err().to_string();
+    let expected = format!("the file `{name}` that modality `text` reads is not that which run ");
+    assert!(error.contains(&expected) && error.contains(&format!("then {hash}")), "{error}");
+    fs::write(&file, whole).unwrap();
+    assert!(matches!(train(Existing::Resume, None), Ok(Outcome::Finished(_))));
 }

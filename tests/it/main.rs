@@ -10,6 +10,7 @@
 
 use mie_plugins as _;
 
+mod bench;
 mod cli;
 mod configs;
 mod conformance;

@@ -746,3 +746,42 @@ impl GradientModifier for TestWatch {
         Ok(())
     }
 }
+
+/// In turns batch by batch, each modality learns from what the other's layers saw in its own steps.
+const BY_STEPS: &[&str] = &[
+    "strategy={ name = 'alternating', epochs = 3 }",
+    "gradient_modifiers=[{ name = 'svd_flat', alpha = 2.0, scope = { layers = ['fc*'] }, \
+     refresh = { steps = { every = 3, decay = 0.8 } } }]",
+    SAM,
+];
+
+#[test]
+fn projections_learnt_between_steps_survive_an_interruption_anywhere() {
+    for stop in [1, 7, 10, 16] {
+        assert_resumes(BY_STEPS, stop);
+    }
+}
+
+#[test]
+fn projections_learnt_between_steps_act_and_are_told_of_by_the_epoch() {
+    let (bits, _, events) = weights(BY_STEPS);
+    let neutral: Vec<String> =
+        BY_STEPS.iter().map(|text| text.replace("alpha = 2.0", "alpha = 0.0")).collect();
+    let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
+    assert_ne!(bits, weights(&neutral).0);
+    let told: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Refresh { at, report, .. } => Some((at.epoch, report)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told.iter().map(|(epoch, _)| *epoch).collect::<Vec<_>>(), [1, 2]);
+    // Ten batches, each trained on twice: a refresh after every third training.
+    assert_eq!(told[0].1.as_array().unwrap().len(), 6);
+    assert_eq!(told[0].1[0]["step"], 1);
+    let layers = told[1].1[0]["layers"].as_array().unwrap();
+    let sources: BTreeSet<_> =
+        layers.iter().map(|layer| layer["source"].as_str().unwrap()).collect();
+    assert!(sources.contains("head.strong.fc1") && sources.contains("head.weak.fc1"));
+}

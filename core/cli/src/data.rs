@@ -411,7 +411,7 @@ fn fetched(report: &FetchReport, root: &Path) -> String {
     lines.join("\n")
 }
 
-/// Describes what a check found: numbers by split, then differences, then single faults.
+/// Describes what a check found: numbers by split, notes, differences, then single faults.
 fn describe(report: &CheckReport) -> String {
     let mut lines = Vec::new();
     for (split, found) in &report.splits {
@@ -433,6 +433,10 @@ fn describe(report: &CheckReport) -> String {
     }
     if report.decoded > 0 {
         lines.push(format!("decoded without fault: {}", report.decoded));
+    }
+    if !report.notes.is_empty() {
+        lines.push(format!("{}:", count(report.notes.len(), "note")));
+        lines.extend(report.notes.iter().map(|note| format!("  {note}")));
     }
     if report.ok() {
         lines.push("nothing differs from a complete copy".to_owned());
@@ -484,6 +488,17 @@ mod tests {
              test   0 samples (expected number unknown)\n\
              nothing differs from a complete copy"
         );
+    }
+
+    #[test]
+    fn notes_stand_before_the_verdict_and_leave_it_alone() {
+        let notes = vec!["video: `a` is there, and faulty where it is published".to_owned()];
+        let report = CheckReport { notes, ..report() };
+        let text = describe(&report);
+        let end = "1 note:\n  video: `a` is there, and faulty where it is published\n\
+                   nothing differs from a complete copy";
+        assert!(text.ends_with(end), "{text}");
+        assert!(report.ok());
     }
 
     #[test]

@@ -16,22 +16,31 @@ pub(crate) struct Interruptible<'a> {
 }
 
 impl<'a> Interruptible<'a> {
-    /// Listens from now on; a second signal ends the process at once.
+    /// Listens from now on.
     ///
     /// # Errors
     /// When the system refuses a handler.
     pub(crate) fn new(inner: &'a mut dyn Observer) -> Result<Self> {
-        let asked = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&asked);
-        ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                // 128 + SIGINT, as shells have it; the last checkpoint stays.
-                std::process::exit(130);
-            }
-        })
-        .map_err(|e| Error::refused(format!("signals cannot be handled: {e}"), "start it again"))?;
-        Ok(Self { inner, asked })
+        Ok(Self { inner, asked: listen()? })
     }
+}
+
+/// Listens for Ctrl-C, and the signal that ends jobs, from now on: says whether there was one. A
+/// second one ends the process at once.
+///
+/// # Errors
+/// When the system refuses a handler.
+pub(crate) fn listen() -> Result<Arc<AtomicBool>> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&asked);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            // 128 + SIGINT, as shells have it; the last checkpoint stays.
+            std::process::exit(130);
+        }
+    })
+    .map_err(|e| Error::refused(format!("signals cannot be handled: {e}"), "start it again"))?;
+    Ok(asked)
 }
 
 impl Observer for Interruptible<'_> {

@@ -14,6 +14,7 @@
 //! 2 for a command line or configuration at fault, and 101 for an error in mie itself.
 
 mod arguments;
+mod bench;
 mod cache;
 mod completions;
 mod config;
@@ -87,6 +88,9 @@ enum Command {
     /// Writes what a plugin of your own starts from
     #[command(subcommand)]
     New(new::New),
+    /// Measures the steps of an experiment, or the flat-gradient projection
+    #[command(subcommand)]
+    Bench(Box<bench::Bench>),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
 }
@@ -97,7 +101,11 @@ enum Command {
 pub fn main() -> ExitCode {
     panics::keep_quiet();
     let arguments = Arguments::parse();
-    if matches!(arguments.command, Command::Train(_) | Command::Eval(_) | Command::Predict(_)) {
+    let computes = matches!(
+        arguments.command,
+        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Bench(_)
+    );
+    if computes {
         environment::complete();
     }
     let mut shell = Shell::of_process();
@@ -130,6 +138,7 @@ fn run(command: &Command, shell: &mut Shell) -> Result<ExitCode> {
         Command::Data(command) => command.run(shell)?,
         Command::Weights(command) => command.run(shell)?,
         Command::New(command) => command.run(shell)?,
+        Command::Bench(command) => command.run(shell)?,
         Command::Doctor(command) => command.run(shell),
         Command::Completions(command) => command.run(Arguments::command(), shell)?,
     };

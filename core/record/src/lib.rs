@@ -45,6 +45,7 @@
 //!     plugins: [("optimizer".to_owned(), vec!["sgd".to_owned()])].into(),
 //!     deviations: [].into(),
 //!     weights: [].into(),
+//!     input_files: [].into(),
 //! })?;
 //!
 //! // Events are appended. A checkpoint stores the position, and a resumed run cuts back to it.

@@ -50,6 +50,10 @@ pub struct Manifest {
     /// Published weights that encoders started from, by modality.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<String, WeightsRecord>,
+    /// Files beside the data that decoding depends on, such as vocabularies: the SHA-256 of each,
+    /// by modality and by its path as the configuration names it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub input_files: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Manifest {

@@ -304,6 +304,7 @@ mod tests {
             plugins: [("optimizer".to_owned(), vec!["sam".to_owned(), "sgd".to_owned()])].into(),
             deviations: [("selection".to_owned(), "on valid".to_owned())].into(),
             weights: [].into(),
+            input_files: [].into(),
         }
     }
 

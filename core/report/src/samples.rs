@@ -29,6 +29,7 @@ impl Sample {
             plugins: [].into(),
             deviations: [].into(),
             weights: [].into(),
+            input_files: [].into(),
         };
         let summary = Summary {
             experiment: experiment.to_owned(),

@@ -1,12 +1,14 @@
 //! Decoded arrays on disk, so that only the first epoch decodes files.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -32,6 +34,12 @@ const CHECKED_BYTES: usize = 16 + 8 * (2 + MOST_DIMENSIONS);
 /// File that says in words what a folder of the cache holds; its age is that of the last use.
 const RECIPE_FILE: &str = "recipe.txt";
 
+/// End of the names of files that are being written.
+const UNFINISHED: &str = ".tmp";
+
+/// Age from which such a file is taken for one that a killed process left.
+const A_DAY: Duration = Duration::from_hours(24);
+
 /// Folder of the cache: `MIE_CACHE_DIR`, or else `mie/decoded` in the user's cache folder
 /// (`XDG_CACHE_HOME`, `~/.cache`).
 pub fn cache_dir() -> PathBuf {
@@ -46,9 +54,9 @@ pub fn cache_dir() -> PathBuf {
 ///
 /// An array lies in a file of its own, named by the recipe that decoded it and by path, size and
 /// time of the files it came from, so a changed file or recipe is never answered by an old array.
-/// Files appear whole, by renaming, and carry a checksum; one that is damaged counts as absent.
-/// When the limit is reached, recipes that no run has used for longest make room; when none is
-/// left but those in use, nothing more is kept.
+/// Files appear whole, by renaming, and carry a checksum, which a process looks at when it first
+/// reads them; one that is damaged counts as absent. When the limit is reached, recipes that no run
+/// has used for longest make room; when none is left but those in use, nothing more is kept.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -59,6 +67,7 @@ pub struct Cache {
     /// Numbers temporary files.
     written: AtomicU64,
     keeping: Mutex<Keeping>,
+    checked: Checked,
 }
 
 /// What the writing side knows.
@@ -74,7 +83,10 @@ struct Keeping {
 
 impl Cache {
     /// Uses `folder`, which need not exist, for at most `limit_bytes`.
+    ///
+    /// What killed processes left half written there is removed.
     pub fn new(folder: PathBuf, limit_bytes: u64) -> Self {
+        remove_left_over(&folder);
         Self {
             folder,
             limit_bytes,
@@ -82,6 +94,7 @@ impl Cache {
             missed: AtomicU64::new(0),
             written: AtomicU64::new(0),
             keeping: Mutex::default(),
+            checked: Checked::default(),
         }
     }
 
@@ -109,7 +122,7 @@ impl Cache {
         then: impl FnOnce(DecodedView<'_>) -> Result<T>,
     ) -> Result<T> {
         let Some(place) = self.place(recipe, raw) else { return then(decode()?.view()) };
-        if let Some(stored) = Stored::open(&place.file) {
+        if let Some(stored) = Stored::open(&place.file, &self.checked) {
             self.found.fetch_add(1, Ordering::Relaxed);
             self.note_use(&place);
             return then(stored.view()?);
@@ -205,6 +218,31 @@ struct Place {
     file: PathBuf,
 }
 
+/// Files whose checksum was right when this process first read them: it is computed once, since
+/// that needs all of a file, and a crop only a part. Each is a hash of path, size and time.
+#[derive(Debug, Default)]
+struct Checked(Mutex<BTreeSet<u64>>);
+
+impl Checked {
+    /// Whether the file is whole: it was so before, or `right` says so now.
+    fn whole(&self, path: &Path, file: &File, right: impl FnOnce() -> bool) -> bool {
+        let stamp = file.metadata().ok().and_then(|found| {
+            let mut hash = DefaultHasher::new();
+            (path, found.len(), found.modified().ok()?).hash(&mut hash);
+            Some(hash.finish())
+        });
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if stamp.is_some_and(|stamp| lock().contains(&stamp)) {
+            return true;
+        }
+        let whole = right();
+        if whole {
+            lock().extend(stamp);
+        }
+        whole
+    }
+}
+
 /// An array in a mapped file.
 struct Stored {
     file: MappedFile,
@@ -214,8 +252,9 @@ struct Stored {
 
 impl Stored {
     /// Opens a file that is whole; `None` for one that is absent or damaged.
-    fn open(path: &Path) -> Option<Self> {
-        let file = MappedFile::open(&File::open(path).ok()?).ok()?;
+    fn open(path: &Path, checked: &Checked) -> Option<Self> {
+        let opened = File::open(path).ok()?;
+        let file = MappedFile::open(&opened).ok()?;
         let header = file.get(..HEADER_BYTES)?;
         let word = |index: usize| -> Option<u64> {
             let at = 16 + 8 * index;
@@ -230,7 +269,9 @@ impl Stored {
         let values = file.get(HEADER_BYTES..)?;
         let whole = header.get(..16)? == MAGIC
             && values.len() == bytes
-            && word(2 + MOST_DIMENSIONS)? == checksum(&header[..CHECKED_BYTES], values);
+            && checked.whole(path, &opened, || {
+                word(2 + MOST_DIMENSIONS) == Some(checksum(&header[..CHECKED_BYTES], values))
+            });
         whole.then_some(Self { file, shape, floats })
     }
 
@@ -293,7 +334,7 @@ fn write(
         fs::create_dir_all(&place.folder)?;
         fs::write(&marker, format!("{recipe}\n"))?;
     }
-    let temporary = place.folder.join(format!(".{}-{number}.tmp", std::process::id()));
+    let temporary = place.folder.join(format!(".{}-{number}{UNFINISHED}", std::process::id()));
     if let Some(parent) = place.file.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -307,11 +348,39 @@ fn write(
     written
 }
 
-/// Bytes and files below a folder; what cannot be read counts as nothing.
+/// Whether a file of the cache is one that is being written, by its name.
+fn is_unfinished(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b".") && name.ends_with(UNFINISHED.as_bytes())
+}
+
+/// Removes files that were begun more than a day ago and never finished.
+fn remove_left_over(folder: &Path) {
+    for recipe in fs::read_dir(folder).into_iter().flatten().flatten() {
+        // Other folders are none of the cache.
+        if !recipe.path().join(RECIPE_FILE).is_file() {
+            continue;
+        }
+        for file in fs::read_dir(recipe.path()).into_iter().flatten().flatten() {
+            let changed = file.metadata().and_then(|found| found.modified()).ok();
+            let age = changed.and_then(|changed| changed.elapsed().ok());
+            if is_unfinished(&file.file_name()) && age.is_some_and(|age| age > A_DAY) {
+                // Another process may have removed it by now.
+                drop(fs::remove_file(file.path()));
+            }
+        }
+    }
+}
+
+/// Bytes and files below a folder, without those that are being written; what cannot be read
+/// counts as nothing.
 fn usage(folder: &Path) -> (u64, u64) {
     let mut sum = (0, 0);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(kind) = entry.file_type() else { continue };
+        if is_unfinished(&entry.file_name()) {
+            continue;
+        }
         let (bytes, files) = if kind.is_dir() {
             usage(&entry.path())
         } else {
@@ -402,7 +471,6 @@ pub fn clear(folder: &Path) -> Result<()> {
 mod tests {
     use std::cell::Cell;
     use std::sync::Arc;
-    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -490,16 +558,43 @@ mod tests {
             bytes[damage] ^= 0x41;
             // What fills up the header may be anything.
             let filling = (CHECKED_BYTES + 8..HEADER_BYTES).contains(&damage);
-            assert_eq!(Stored::open(&written(&bench, &bytes)).is_some(), filling, "{damage}");
+            assert_eq!(
+                Stored::open(&written(&bench, &bytes), &Checked::default()).is_some(),
+                filling,
+                "{damage}"
+            );
         }
         for length in [0, 15, HEADER_BYTES, whole.len() - 1] {
-            assert!(Stored::open(&written(&bench, &whole[..length])).is_none(), "{length}");
+            assert!(
+                Stored::open(&written(&bench, &whole[..length]), &Checked::default()).is_none(),
+                "{length}"
+            );
         }
         fs::write(&place.file, &whole[..60]).unwrap();
         let decoded = bench.decoded.get();
         assert_eq!(bench.get(&cache, "one"), expected);
         assert_eq!(bench.decoded.get(), decoded + 1);
         assert_eq!(fs::read(&place.file).unwrap(), whole);
+    }
+
+    #[test]
+    fn the_checksum_of_a_file_is_computed_once_until_the_file_changes() {
+        let bench = Bench::new();
+        let path = written(&bench, &[1, 2, 3]);
+        let checked = Checked::default();
+        let whole = |right: Option<bool>| {
+            let file = File::open(&path).unwrap();
+            checked.whole(&path, &file, || right.unwrap())
+        };
+        assert!(!whole(Some(false)));
+        assert!(whole(Some(true)));
+        // No second computation.
+        assert!(whole(None));
+        let later = SystemTime::now() + Duration::from_secs(9);
+        File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
+        assert!(!whole(Some(false)));
+        fs::write(&path, [1, 2, 3, 4]).unwrap();
+        assert!(!whole(Some(false)));
     }
 
     fn written(bench: &Bench, bytes: &[u8]) -> PathBuf {
@@ -526,6 +621,31 @@ mod tests {
         assert_eq!(entries(&bench.folder.path().join("cache")).len(), 2);
         clear(&bench.folder.path().join("cache")).unwrap();
         assert!(entries(&bench.folder.path().join("cache")).is_empty());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_after_a_day_and_never_counted() {
+        let bench = Bench::new();
+        bench.get(&bench.cache(1 << 20), "one");
+        let folder = bench.folder.path().join("cache");
+        let before = entries(&folder).remove(0);
+        let left = |place: PathBuf, hours| {
+            let age = Duration::from_hours(hours);
+            let file = File::create(&place).unwrap();
+            file.set_len(1000).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+            place
+        };
+        let recipe = folder.join(&before.folder);
+        let old = left(recipe.join(".1-0.tmp"), 25);
+        let young = left(recipe.join(".2-0.tmp"), 23);
+        // A folder that is none of the cache, which may lie anywhere.
+        fs::create_dir(folder.join("other")).unwrap();
+        let foreign = left(folder.join("other/.1-0.tmp"), 25);
+        bench.cache(1 << 20);
+        assert!(!old.exists() && young.exists() && foreign.exists());
+        let after = entries(&folder).remove(0);
+        assert_eq!((after.arrays, after.bytes), (1, before.bytes));
     }
 
     #[test]
@@ -616,7 +736,7 @@ mod tests {
             bytes.resize(HEADER_BYTES, 0);
             bytes.extend(values);
             let bench = Bench::new();
-            if let Some(stored) = Stored::open(&written(&bench, &bytes)) {
+            if let Some(stored) = Stored::open(&written(&bench, &bytes), &Checked::default()) {
                 let view = stored.view().unwrap();
                 let found = match view.values {
                     ValuesView::U8(values) => values.len(),
@@ -634,7 +754,7 @@ mod tests {
             let start: &[u8] = if named { MAGIC } else { b"" };
             let bench = Bench::new();
             let file = written(&bench, &[start, content.as_slice()].concat());
-            prop_assert!(Stored::open(&file).is_none());
+            prop_assert!(Stored::open(&file, &Checked::default()).is_none());
         }
     }
 }

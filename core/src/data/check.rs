@@ -27,6 +27,8 @@ pub struct CheckReport {
     pub decoded: usize,
     /// Modalities that nobody says how to decode, when decoding was asked for.
     pub not_decoded: Vec<String>,
+    /// What is worth knowing and no difference, in words.
+    pub notes: Vec<String>,
     /// Everything that differs from a complete copy, in words; faults are summed up.
     pub differences: Vec<String>,
 }
@@ -99,6 +101,7 @@ pub fn check(
     }
     count(dataset, &mut report);
     report.differences.extend(dataset.differences());
+    report.notes = dataset.notes();
     let total: usize = Split::ALL.map(|split| dataset.samples(split).len()).iter().sum();
     let mut done = 0;
     for split in Split::ALL {
@@ -328,6 +331,7 @@ mod tests {
         classes: Vec<String>,
         train: Vec<Sample>,
         test: Vec<Sample>,
+        noted: Vec<String>,
     }
 
     impl Texts {
@@ -341,6 +345,7 @@ mod tests {
                 classes: vec!["no".to_owned(), "yes".to_owned()],
                 train: vec![sample("a", 0), sample("b", 1)],
                 test: vec![sample("c", 1)],
+                noted: Vec::new(),
             }
         }
     }
@@ -368,6 +373,10 @@ mod tests {
                 "file" => Raw::File(self.folder.join(id).with_extension("txt")),
                 _ => Raw::Text(id),
             })
+        }
+
+        fn notes(&self) -> Vec<String> {
+            self.noted.clone()
         }
 
         fn expected(&self) -> Expected {
@@ -427,6 +436,16 @@ mod tests {
         assert_eq!(report.splits[&Split::Valid].expected_samples, None);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["splits"]["test"]["samples"], 1);
+    }
+
+    #[test]
+    fn notes_are_passed_on_and_are_no_differences() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut dataset = Texts::new(folder.path());
+        dataset.noted.push("file: `b` is short where it is published".to_owned());
+        let report = check(&dataset, &[], false, &mut |_, _| {}).unwrap();
+        assert_eq!(report.notes, dataset.noted);
+        assert!(report.ok(), "{:?}", report.differences);
     }
 
     #[test]

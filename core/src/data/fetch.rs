@@ -23,6 +23,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait for a connection, an answer, or more of it.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
+/// Most bytes that an archive may unpack to, whatever its own size.
+const MOST_UNPACKED_BYTES: u64 = 100_000_000_000;
+
+/// Bytes that a small archive may unpack to.
+const FEW_UNPACKED_BYTES: u64 = 100_000_000;
+
+/// How many times its own size a larger archive may unpack to; of recordings it is a few times.
+const MOST_TIMES: u64 = 50;
+
 /// Sees the file's path within the dataset, the bytes had so far, and all of them where known.
 pub type Progress<'a> = dyn FnMut(&str, u64, Option<u64>) + 'a;
 
@@ -272,8 +281,19 @@ fn transfer<E: From<Error>>(
     }
 }
 
+/// Bytes that an archive of `bytes` may unpack to.
+fn allowed_bytes(bytes: u64) -> u64 {
+    bytes.saturating_mul(MOST_TIMES).clamp(FEW_UNPACKED_BYTES, MOST_UNPACKED_BYTES)
+}
+
 /// Unpacks the entries wanted, under their file names alone, and counts them.
 fn unpack_zip(archive: &Path, unpack: &Unpack, root: &Path) -> Result<usize> {
+    let bytes = fs::metadata(archive).map_err(Error::io("open", archive))?.len();
+    unpack_within(allowed_bytes(bytes), archive, unpack, root)
+}
+
+/// As [`unpack_zip`], for at most `allowed` bytes in all.
+fn unpack_within(allowed: u64, archive: &Path, unpack: &Unpack, root: &Path) -> Result<usize> {
     let broken = |problem: &str| {
         // What cannot be unpacked now cannot be later; without it the next fetch starts afresh.
         drop(fs::remove_file(archive));
@@ -285,6 +305,7 @@ fn unpack_zip(archive: &Path, unpack: &Unpack, root: &Path) -> Result<usize> {
     let mut entries =
         ZipArchive::new(BufReader::new(file)).map_err(|error| broken(&error.to_string()))?;
     let mut names = BTreeSet::new();
+    let mut unpacked = 0;
     for index in 0..entries.len() {
         let mut entry = entries.by_index(index).map_err(|error| broken(&error.to_string()))?;
         let Some(path) = entry.enclosed_name() else {
@@ -298,8 +319,24 @@ fn unpack_zip(archive: &Path, unpack: &Unpack, root: &Path) -> Result<usize> {
             return Err(broken(&format!("two entries are named {}", name.display())));
         }
         let to = folder.join(name);
+        let too_large = |found: u64| {
+            // The file at hand may be as large as all that is allowed.
+            drop(fs::remove_file(&to));
+            let files = format!("its files have {found} bytes or more up to {}", name.display());
+            broken(&format!("{files}, at most {allowed} are allowed for an archive of its size"))
+        };
+        let declared = entry.size().saturating_add(unpacked);
+        if declared > allowed {
+            return Err(too_large(declared));
+        }
         let mut out = File::create(&to).map_err(Error::io("create", &to))?;
-        transfer(&mut entry, &mut out, &to, |error| broken(&error.to_string()), |_| {})?;
+        // What an archive says of itself need not be so: one byte too many is enough to tell.
+        let mut content = entry.by_ref().take(allowed - unpacked + 1);
+        let moved = |count: u64| unpacked += count;
+        transfer(&mut content, &mut out, &to, |error| broken(&error.to_string()), moved)?;
+        if unpacked > allowed {
+            return Err(too_large(unpacked));
+        }
     }
     if names.is_empty() {
         return Err(broken(&format!("no entry contains `{}`", unpack.containing)));
@@ -668,6 +705,52 @@ mod tests {
             assert!(!root.path().join("set.zip").exists());
             assert!(!root.path().join("set.zip.fetched").exists());
         }
+    }
+
+    #[test]
+    fn an_archive_that_unpacks_to_more_than_is_allowed_is_refused_with_both_sizes() {
+        let bytes = zipped(&[
+            ("x/recordings/0_a_0.wav", &[0; 3_000]),
+            ("x/recordings/1_a_0.wav", &[0; 7_000]),
+        ]);
+        let unpack =
+            Unpack { containing: "/recordings/".to_owned(), into: "recordings".to_owned() };
+        // The same, but the second entry claims to have a single byte.
+        let mut lying = bytes.clone();
+        let sizes: Vec<usize> = (0..lying.len() - 4)
+            .filter(|&at| lying[at..at + 4] == 7_000u32.to_le_bytes())
+            .collect();
+        for at in sizes {
+            lying[at..at + 4].copy_from_slice(&1u32.to_le_bytes());
+        }
+        for (content, allowed, refused) in [
+            (&bytes, 10_000, false),
+            (&bytes, 9_999, true),
+            (&bytes, 2_999, true),
+            (&lying, 9_999, true),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let archive = root.path().join("set.zip");
+            fs::write(&archive, content).unwrap();
+            let result = unpack_within(allowed, &archive, &unpack, root.path());
+            assert_eq!(result.is_err(), refused, "{allowed}");
+            let Err(error) = result else { continue };
+            let error = error.to_string();
+            assert!(error.contains("set.zip: cannot be unpacked: "), "{error}");
+            if *content == bytes {
+                let found = if allowed == 2_999 { 3_000 } else { 10_000 };
+                let sizes = format!("its files have {found} bytes or more up to ");
+                assert!(error.contains(&sizes), "{error}");
+                assert!(error.contains(&format!("at most {allowed} are allowed")), "{error}");
+            }
+            let unpacked = fs::read_dir(root.path().join("recordings")).unwrap();
+            let kept: u64 = unpacked.map(|it| it.unwrap().metadata().unwrap().len()).sum();
+            assert!(kept <= allowed, "{kept} of {allowed}");
+        }
+        assert_eq!(
+            [0, 10_000_000, u64::MAX].map(allowed_bytes),
+            [100_000_000, 500_000_000, 100_000_000_000]
+        );
     }
 
     #[test]

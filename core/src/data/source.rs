@@ -1,6 +1,7 @@
 //! An opened dataset with its splits, decoders and what was left out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mie_record::DataRecord;
@@ -14,6 +15,7 @@ use crate::family::{
     Dataset, Draw, Modality, Mode, OpenContext, Sample, SampleBuffers, Split, TensorLayout,
 };
 use crate::random::{Purpose, Seed, permutation};
+use crate::weights::sha256;
 
 /// A sample's place in the dataset and its identity in random draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct DataSource {
     dataset_name: String,
     /// Where decoded files are kept between epochs.
     cache: Option<Cache>,
+    /// SHA-256 of the files beside the data that inputs name, by modality and path.
+    pub(crate) input_files: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl DataSource {
@@ -64,6 +68,7 @@ impl DataSource {
             Arc::from(guarded(&plugin, || experiment.dataset.open(context))?);
         let known = dataset.modalities();
         let mut modalities: BTreeMap<String, Arc<dyn Modality>> = BTreeMap::new();
+        let mut input_files = BTreeMap::new();
         for (name, section) in &experiment.modalities {
             if !known.contains(name) {
                 let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
@@ -79,12 +84,20 @@ impl DataSource {
                 Ok(modality)
             });
             modalities.insert(name.clone(), Arc::from(opened?));
+            let hash =
+                |file: PathBuf| Ok((file.display().to_string(), sha256(&context.resolve(&file))?));
+            let hashes: BTreeMap<String, String> =
+                section.input.files().into_iter().map(hash).collect::<Result<_>>()?;
+            if !hashes.is_empty() {
+                input_files.insert(name.clone(), hashes);
+            }
         }
         let source =
             Self::lay_out(&dataset_name, dataset, modalities, context.seed, &experiment.data)?;
         let limit_bytes = (experiment.run.cache_gigabytes * 1e9) as u64;
         Ok(Self {
             cache: (limit_bytes > 0).then(|| Cache::new(cache_dir(), limit_bytes)),
+            input_files,
             ..source
         })
     }
@@ -109,6 +122,7 @@ impl DataSource {
             skipped: BTreeMap::new(),
             dataset_name: name.to_owned(),
             cache: None,
+            input_files: BTreeMap::new(),
         };
         source.check_names(options)?;
         source.read_lists(options)?;

@@ -141,6 +141,7 @@ impl Assembly {
     pub(super) fn check(&self, experiment: &Experiment, source: Option<&DataSource>) -> Result<()> {
         if let Some(source) = source {
             checks::check_splits(experiment, &self.wanted, source)?;
+            checks::check_mirroring(experiment, source)?;
         }
         let modalities = self.model.modalities();
         if let Some(options) = &experiment.data.mixup {

@@ -1,11 +1,11 @@
 //! Checkpoints: one file each, written whole or not at all, checked when read.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use mie_record::{RunDir, atomic_write};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -96,7 +96,7 @@ impl Bundle {
         self.parts.remove(part).unwrap_or_default()
     }
 
-    /// Writes the bundle to `file`, replacing it whole.
+    /// Writes the bundle to `file`, replacing it whole. Equal bundles give equal bytes.
     ///
     /// # Errors
     /// When the disk is full or a tensor has a kind that checkpoints do not hold.
@@ -114,24 +114,13 @@ impl Bundle {
             }
             values.insert(part.clone(), Value::Object(state.values.clone()));
         }
-        let values = Value::Object(values).to_string();
+        let mut values = Value::Object(values);
+        // Otherwise they come in the order in which they were put.
+        values.sort_all_objects();
+        let values = values.to_string();
         checksum = crc32c::crc32c_append(checksum, values.as_bytes());
-        let metadata = HashMap::from([
-            ("mie".to_owned(), "1".to_owned()),
-            ("values".to_owned(), values),
-            ("crc32c".to_owned(), format!("{checksum:08x}")),
-        ]);
-        let views = tensors
-            .iter()
-            .map(|(name, stored)| {
-                let view = TensorView::new(stored.dtype, stored.shape.clone(), &stored.bytes)
-                    .map_err(|e| Error::Bug(format!("tensor `{name}` cannot be saved: {e}")))?;
-                Ok((name.as_str(), view))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|e| Error::Bug(format!("a checkpoint cannot be written: {e}")))?;
-        atomic_write(file, &bytes)?;
+        let metadata = json!({ "mie": "1", "values": values, "crc32c": format!("{checksum:08x}") });
+        atomic_write(file, &laid_out(tensors, metadata))?;
         Ok(())
     }
 
@@ -191,6 +180,36 @@ impl Bundle {
         }
         Ok(bundle)
     }
+}
+
+/// Lays out a file of safetensors: length of the header, header in JSON, tensors.
+///
+/// What the crate writes has its metadata in an order of chance.
+fn laid_out(mut tensors: Vec<(String, Stored)>, metadata: Value) -> Vec<u8> {
+    // The widest numbers first, so that all lie aligned.
+    tensors.sort_by(|(name, one), (other, two)| {
+        two.dtype.cmp(&one.dtype).then_with(|| name.cmp(other))
+    });
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".to_owned(), metadata);
+    let mut end = 0;
+    for (name, Stored { dtype, shape, bytes }) in &tensors {
+        let start = end;
+        end += bytes.len();
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
+        header.insert(name.clone(), entry);
+    }
+    let mut header = Value::Object(header).to_string();
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    let mut file = Vec::with_capacity(8 + header.len() + end);
+    file.extend((header.len() as u64).to_le_bytes());
+    file.extend_from_slice(header.as_bytes());
+    for (_, stored) in &tensors {
+        file.extend_from_slice(&stored.bytes);
+    }
+    file
 }
 
 /// Loads a model saved as best into one just built, or trained further.
@@ -300,6 +319,35 @@ mod tests {
             assert_eq!(read.tensors[name].size(), tensor.size());
             assert_eq!(&read.tensors[name], tensor, "{name}");
         }
+    }
+
+    #[test]
+    fn equal_states_give_equal_bytes_in_whatever_order_they_were_put() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.safetensors");
+        let written = |order: [u8; 3]| {
+            let mut state = State::default();
+            for number in order {
+                state.put(format!("t{number}"), &Tensor::from(f32::from(number))).unwrap();
+                state.values.insert(format!("v{number}"), json!({ "b": number, "a": [number] }));
+            }
+            state.put("wide", &Tensor::from(0.5f64)).unwrap();
+            let mut bundle = Bundle::default();
+            bundle.put("refreshed", state);
+            bundle.write(&file).unwrap();
+            std::fs::read(&file).unwrap()
+        };
+        let first = written([0, 1, 2]);
+        for order in [[0, 1, 2], [0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            assert_eq!(written(order), first, "{order:?}");
+        }
+        // Other readers take it as well, and all tensors lie aligned.
+        let read = SafeTensors::deserialize(&first).unwrap();
+        assert_eq!(read.tensor("refreshed/t2").unwrap().data(), 2f32.to_le_bytes());
+        assert_eq!(read.tensor("refreshed/wide").unwrap().data(), 0.5f64.to_le_bytes());
+        let start = usize::from(first[0]) + 256 * usize::from(first[1]);
+        assert!(start.is_multiple_of(8));
+        assert_eq!(first[8 + start..16 + start], 0.5f64.to_le_bytes());
     }
 
     #[test]

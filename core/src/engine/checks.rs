@@ -329,6 +329,26 @@ pub(super) fn check_splits(
     Ok(())
 }
 
+/// Refuses inputs that mirror training samples whose classes a mirror swaps.
+pub(super) fn check_mirroring(experiment: &Experiment, source: &DataSource) -> Result<()> {
+    let pairs = source.dataset.mirrored_classes();
+    let Some(pair) = pairs.first() else { return Ok(()) };
+    let mut inputs = experiment.modalities.iter();
+    let mirroring = inputs.find_map(|(name, section)| Some((name, section.input.mirrors()?)));
+    let Some((modality, option)) = mirroring else { return Ok(()) };
+    let [one, other] = pair.map(|class| source.classes().get(class).map_or("", String::as_str));
+    Err(Error::refused(
+        format!(
+            "the input of `{modality}` mirrors training samples, which would keep their labels, \
+             and dataset `{}` has {} classes that a mirror turns into others, such as `{one}` and \
+             `{other}`",
+            experiment.dataset.typetag_name(),
+            2 * pairs.len()
+        ),
+        format!("set modalities.{modality}.input.{option} = 0"),
+    ))
+}
+
 /// Lists the phases of a strategy, holding their names against the run's modalities.
 pub(super) fn phases(strategy: &mut dyn Strategy, modalities: &[String]) -> Result<Vec<Phase>> {
     const LIMIT: usize = 100_000;

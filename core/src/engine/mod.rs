@@ -4,8 +4,10 @@
 //! plugins; what a run must never do wrong is here.
 
 mod assembly;
+mod bench;
 mod checkpoint;
 mod checks;
+mod covariances;
 mod evaluate;
 mod operations;
 mod persist;
@@ -30,7 +32,9 @@ use crate::model::Model;
 use crate::random::Seed;
 use evaluate::Settings;
 
+pub use bench::{Shares, Spread, StepMeasurement, StepRequest, measure_steps};
 pub use checks::{Plan, plan};
+pub use covariances::{CovarianceRequest, covariances};
 pub use evaluate::{Evaluation, FUSED, evaluate};
 pub use predict::{FileSample, Prediction, Predictions, predict_files, predict_split};
 pub use trainer::Outcome;

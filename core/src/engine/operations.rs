@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 
 use super::assembly::Plugged;
 use super::evaluate::{Settings, evaluate};
-use super::step::{Left, Step};
+use super::step::{Clock, Left, Step};
 use super::trainer::Cursor;
 use crate::batch::Outputs;
 use crate::config::Experiment;
@@ -130,6 +130,7 @@ impl Operations<'_> {
                     watch_modifiers: false,
                     watch_gradients: false,
                     group_norms: false,
+                    clock: Clock::Running,
                     left: Left::default(),
                 };
                 optimizer.plugin.step(&mut step)?;

@@ -30,7 +30,30 @@ impl Trainer<'_> {
                 "bring the data back to what they were, or start a new run in another --runs-dir",
             ));
         }
+        self.check_input_files(&manifest)?;
         self.check_weights()
+    }
+
+    /// Holds the files that inputs read beside the data against those of the run's start.
+    fn check_input_files(&self, manifest: &Manifest) -> Result<()> {
+        for (modality, files) in &manifest.input_files {
+            for (file, then) in files {
+                let read = self.source.input_files.get(modality);
+                let now = read.and_then(|files| files.get(file));
+                if now != Some(then) {
+                    return Err(Error::refused(
+                        format!(
+                            "the file `{file}` that modality `{modality}` reads is not that which \
+                             run {} was started with: its SHA-256 is {}, then {then}",
+                            self.run.path().display(),
+                            now.map_or("none", String::as_str)
+                        ),
+                        "bring the file back, or start a new run in another --runs-dir",
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Holds the published weights, where they were read, against those of the run's start.
@@ -125,6 +148,7 @@ impl Trainer<'_> {
             plugins,
             deviations,
             weights: self.loaded.records.clone(),
+            input_files: self.source.input_files.clone(),
         })?;
         Ok(())
     }

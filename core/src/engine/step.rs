@@ -1,9 +1,10 @@
 //! One step: gradients, displaced gradients, and the only places that write weights.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
-use tch::{Tensor, no_grad_guard};
+use tch::{Cuda, Device, Tensor, no_grad_guard};
 
 use super::assembly::Plugged;
 use crate::batch::{Batch, Outputs, Spec, Targets};
@@ -46,7 +47,57 @@ pub(super) struct Step<'a> {
     pub(super) watch_gradients: bool,
     /// Whether to note the norms of groups, whatever is watched.
     pub(super) group_norms: bool,
+    pub(super) clock: Clock,
     pub(super) left: Left,
+}
+
+/// What readings of the time wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// Nothing: on a CUDA device, times are those until work was queued.
+    #[default]
+    Running,
+    /// The device: times are those of the work, and queueing no longer runs ahead of it.
+    Waiting,
+}
+
+impl Clock {
+    pub(super) fn now(self, device: Device) -> Instant {
+        if self == Self::Waiting
+            && let Device::Cuda(index) = device
+        {
+            Cuda::synchronize(index as i64);
+        }
+        Instant::now()
+    }
+}
+
+/// What the parts of a step took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Spent {
+    /// Forward passes at the weights themselves, with the loss.
+    pub(super) forward: Duration,
+    /// Backward passes at the weights themselves.
+    pub(super) backward: Duration,
+    /// Making a displacement from the gradient.
+    pub(super) search: Duration,
+    /// Everything at displaced weights, moving them there and back as well.
+    pub(super) displaced: Duration,
+    /// Modifiers.
+    pub(super) modify: Duration,
+    /// The update rule and writing the weights.
+    pub(super) update: Duration,
+}
+
+impl AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.forward += other.forward;
+        self.backward += other.backward;
+        self.search += other.search;
+        self.displaced += other.displaced;
+        self.modify += other.modify;
+        self.update += other.update;
+    }
 }
 
 /// What a step leaves behind.
@@ -71,10 +122,9 @@ pub(super) struct Left {
     pub(super) weight_norms: BTreeMap<GroupId, Tensor>,
     /// Gradient of each modality's head as one vector, when watched.
     pub(super) head_gradients: Vec<(String, Tensor)>,
-    /// Time in passes at displaced weights.
-    pub(super) displaced: Duration,
-    /// Time in modifiers.
-    pub(super) modify: Duration,
+    pub(super) spent: Spent,
+    /// When the optimizer got its latest gradient.
+    handed_over: Option<Instant>,
     /// Modifiers that changed something, when watched.
     pub(super) changed: Vec<bool>,
     /// Active parameters without a gradient, when watched.
@@ -202,6 +252,10 @@ impl Step<'_> {
         self.left.gradients_asked == 0
     }
 
+    fn now(&self) -> Instant {
+        self.clock.now(self.batch.targets.labels.device())
+    }
+
     fn leaves(&self) -> Vec<(ParamId, Tensor)> {
         self.parameters
             .trainable(self.active)
@@ -310,7 +364,9 @@ impl Problem for Step<'_> {
     fn gradients(&mut self, ask: Ask) -> Result<Grads> {
         let first = self.first();
         let leaves = self.leaves();
+        let started = self.now();
         let terms = self.terms(ask)?;
+        let forward_done = self.now();
         self.left.gradients_asked += 1;
         let by_term = ask.purpose == AskPurpose::Descent
             && self.modifiers.iter().any(|m| m.plugin.needs().contains(&Need::GradientsByTerm));
@@ -358,11 +414,19 @@ impl Problem for Step<'_> {
                 .map(|(id, _)| id.to_string())
                 .collect();
         }
+        let done = self.now();
+        self.left.spent.forward += forward_done - started;
+        self.left.spent.backward += done - forward_done;
+        self.left.handed_over = Some(done);
         Ok(grads)
     }
 
     fn displaced(&mut self, displacement: &ByParam, inner: &mut Inner<'_>) -> Result<Grads> {
-        let started = Instant::now();
+        let started = self.now();
+        if let Some(handed_over) = self.left.handed_over.take() {
+            self.left.spent.search += started - handed_over;
+        }
+        let before = self.left.spent;
         let mut restore = Restore(Vec::new());
         {
             let _guard = no_grad_guard();
@@ -378,7 +442,9 @@ impl Problem for Step<'_> {
         }
         let result = inner(self);
         drop(restore);
-        self.left.displaced += started.elapsed();
+        let displaced = before.displaced + (self.now() - started);
+        // The passes within are part of it.
+        self.left.spent = Spent { displaced, ..before };
         result
     }
 
@@ -396,6 +462,7 @@ impl Problem for Step<'_> {
         }
         self.left.changed = vec![false; self.modifiers.len()];
         self.modify(&mut gradients, Site::Gradient)?;
+        let started = self.now();
         for (id, gradient) in &mut gradients.sum {
             let value = self.parameters.value(id).ok_or_else(|| {
                 Error::Bug(format!("a gradient names the unknown parameter `{id}`"))
@@ -403,12 +470,16 @@ impl Problem for Step<'_> {
             let learning_rate_factor = factor(self.factors, &id.group);
             rule(RuleContext { id, value, learning_rate_factor }, gradient)?;
         }
+        let ruled = self.now() - started;
         self.modify(&mut gradients, Site::Update)?;
+        let resumed = self.now();
         for (id, step) in &gradients.sum {
             if let Some(value) = self.parameters.value(id) {
                 let _ = value.shallow_clone().f_add_(step)?;
             }
         }
+        let written = self.now() - resumed;
+        self.left.spent.update += ruled + written;
         Ok(())
     }
 
@@ -464,7 +535,7 @@ impl Step<'_> {
         if !self.modifiers.iter().any(|m| m.plugin.site() == site) {
             return Ok(());
         }
-        let started = Instant::now();
+        let started = self.now();
         let wanted = |need| self.modifiers.iter().any(|m| m.plugin.needs().contains(&need));
         let split = if wanted(Need::AdditiveFusion) {
             self.model.fusion.split(&self.left.outputs)?
@@ -499,7 +570,8 @@ impl Step<'_> {
                 self.left.changed[index] = before != gradients.sum;
             }
         }
-        self.left.modify += started.elapsed();
+        let spent = self.now() - started;
+        self.left.spent.modify += spent;
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use super::checkpoint::{self, Bundle};
 use super::checks;
 use super::evaluate::{Evaluation, Settings, evaluate, output_of};
 use super::operations::{Operations, Said, Training};
-use super::step::{ALL_GROUPS, Factors, Left, Step, factor};
+use super::step::{ALL_GROUPS, Clock, Factors, Left, Spent, Step, factor};
 use super::{Existing, Observer, StepProgress, TrainOptions};
 use crate::batch::{Batch, Outputs};
 use crate::config::{Resolved, SelectionSplit};
@@ -122,6 +122,10 @@ pub(super) struct Trainer<'a> {
     head_gradients: Vec<(String, Tensor)>,
     /// Norms of the groups trained on the current batch, when a controller needs them.
     group_norms: BTreeMap<GroupId, GroupNorms>,
+    /// What the parts of steps took, since it was last taken out.
+    pub(super) spent: Spent,
+    /// How that is measured.
+    pub(super) clock: Clock,
     finished: Option<Summary>,
     pub(super) last_wall: Instant,
     /// Files that the checkpoint before the last one refers to.
@@ -175,6 +179,8 @@ impl<'a> Trainer<'a> {
             read_samples: 0,
             head_gradients: Vec::new(),
             group_norms: BTreeMap::new(),
+            spent: Spent::default(),
+            clock: Clock::default(),
             finished,
             last_wall: started,
             kept: BTreeSet::new(),
@@ -239,7 +245,7 @@ impl<'a> Trainer<'a> {
         self.finish(observer)
     }
 
-    fn start_phase(&mut self, phase: Phase, observer: &mut dyn Observer) -> Result<()> {
+    pub(super) fn start_phase(&mut self, phase: Phase, observer: &mut dyn Observer) -> Result<()> {
         if self.cursor.phase_index > 0 && phase.load == Load::Best {
             if self.cursor.best.is_none() {
                 self.warn(
@@ -288,53 +294,17 @@ impl<'a> Trainer<'a> {
             return Err(Error::Bug("an epoch was started outside a phase".to_owned()));
         };
         if self.cursor.step == 0 {
-            self.cursor.epoch_sums.clear();
-            self.cursor.epoch_samples = 0;
-            self.cursor.epoch_seconds = 0.0;
-            self.cursor.epoch_wait_seconds = 0.0;
-            self.latest_loss = None;
-            self.refresh(Moment::EpochStart, observer)?;
-            self.control(Moment::EpochStart, observer)?;
+            self.start_epoch(observer)?;
         }
         self.read_samples = self.cursor.epoch_samples;
         let started = Instant::now();
-        let data = &self.resolved.experiment.data;
-        let mut batches = Batches::start(
-            &self.source,
-            Request {
-                split: Split::Train,
-                mode: Mode::Training,
-                shuffled: true,
-                epoch: self.cursor.epochs_drawn,
-                batch_size: data.batch_size,
-                drop_last: data.drop_last,
-                modalities: phase.trained(),
-                start: self.cursor.step as usize,
-                workers: self.settings.workers,
-                prefetch: self.settings.prefetch,
-                access: None,
-            },
-        )?;
+        let mut batches = self.batches(&phase)?;
         let total = batches.total() as u64;
         let mut flow = ControlFlow::Continue(());
         while let Some(host) = batches.next_batch()? {
             let batch = host.to_device(self.device)?;
             batches.recycle(host);
-            self.group_norms.clear();
-            for (index, sub_step) in phase.sub_steps.iter().enumerate() {
-                self.step(&batch, sub_step, (index as u64, total), observer)?;
-            }
-            self.head_gradients.clear();
-            self.cursor.step += 1;
-            self.cursor.global_step += 1;
-            self.cursor.cost.samples_seen += batch.len() as u64;
-            self.cursor.epoch_samples += batch.len() as u64;
-            let every = self.resolved.experiment.run.log_every_steps;
-            // On a CUDA device reading a value waits for it, so it is done now and then.
-            if self.device == Device::Cpu || self.cursor.global_step.is_multiple_of(every) {
-                self.flush(observer)?;
-            }
-            self.control(Moment::StepEnd, observer)?;
+            self.train_on(&batch, &phase, total, observer)?;
             let progress = self.progress(total);
             flow = observer.step(&progress);
             let every = self.resolved.experiment.run.checkpoint_every_steps;
@@ -354,6 +324,62 @@ impl<'a> Trainer<'a> {
         drop(batches);
         self.end_epoch(&phase, observer)?;
         Ok(flow)
+    }
+
+    pub(super) fn start_epoch(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.cursor.epoch_sums.clear();
+        self.cursor.epoch_samples = 0;
+        self.cursor.epoch_seconds = 0.0;
+        self.cursor.epoch_wait_seconds = 0.0;
+        self.latest_loss = None;
+        self.refresh(Moment::EpochStart, observer)?;
+        self.control(Moment::EpochStart, observer)
+    }
+
+    /// Opens the training data of an epoch, at the step where it stands.
+    pub(super) fn batches(&self, phase: &Phase) -> Result<Batches> {
+        let data = &self.resolved.experiment.data;
+        Batches::start(
+            &self.source,
+            Request {
+                split: Split::Train,
+                mode: Mode::Training,
+                shuffled: true,
+                epoch: self.cursor.epochs_drawn,
+                batch_size: data.batch_size,
+                drop_last: data.drop_last,
+                modalities: phase.trained(),
+                start: self.cursor.step as usize,
+                workers: self.settings.workers,
+                prefetch: self.settings.prefetch,
+                access: None,
+            },
+        )
+    }
+
+    /// Trains everything that the phase trains on a batch.
+    pub(super) fn train_on(
+        &mut self,
+        batch: &Batch,
+        phase: &Phase,
+        total: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        self.group_norms.clear();
+        for (index, sub_step) in phase.sub_steps.iter().enumerate() {
+            self.step(batch, sub_step, (index as u64, total), observer)?;
+        }
+        self.head_gradients.clear();
+        self.cursor.step += 1;
+        self.cursor.global_step += 1;
+        self.cursor.cost.samples_seen += batch.len() as u64;
+        self.cursor.epoch_samples += batch.len() as u64;
+        let every = self.resolved.experiment.run.log_every_steps;
+        // On a CUDA device reading a value waits for it, so it is done now and then.
+        if self.device == Device::Cpu || self.cursor.global_step.is_multiple_of(every) {
+            self.flush(observer)?;
+        }
+        self.control(Moment::StepEnd, observer)
     }
 
     fn progress(&self, total: u64) -> StepProgress {
@@ -430,6 +456,7 @@ impl<'a> Trainer<'a> {
             // A step counts itself in the record.
             watch_gradients: (self.cursor.global_step + 1).is_multiple_of(every),
             group_norms,
+            clock: self.clock,
             left: Left::default(),
         };
         let optimizer = &mut self.built.optimizer;
@@ -448,8 +475,9 @@ impl<'a> Trainer<'a> {
         cost.steps += 1;
         cost.forward_passes += left.forward_passes;
         cost.backward_passes += left.backward_passes;
-        cost.displaced_seconds += left.displaced.as_secs_f64();
-        cost.modify_seconds += left.modify.as_secs_f64();
+        cost.displaced_seconds += left.spent.displaced.as_secs_f64();
+        cost.modify_seconds += left.spent.modify.as_secs_f64();
+        self.spent += left.spent;
         for (index, _) in left.changed.iter().enumerate().filter(|(_, changed)| **changed) {
             self.cursor.modifiers_changed.insert(index);
         }
@@ -908,6 +936,7 @@ fn open_directory(resolved: &Resolved, options: &TrainOptions) -> Result<RunDir>
     let name = &resolved.experiment.name;
     let path = options.runs_dir.join(name).join(&fingerprint);
     let Ok(run) = RunDir::open(&path) else {
+        crate::weights::expect_present(&resolved.experiment, &options.data_dir)?;
         return Ok(RunDir::create(&options.runs_dir, name, &fingerprint)?);
     };
     for folder in [run.checkpoints_path(), run.refresh_path()] {

@@ -244,6 +244,20 @@ pub trait Dataset: Send + Sync {
         Vec::new()
     }
 
+    /// What is worth knowing of samples and is no difference from a complete copy, such as files
+    /// that are faulty where they are published.
+    ///
+    /// Gives a line for each thing.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Pairs of classes that mirroring a sample turns into each other, such as movements to the
+    /// left and to the right; none by default.
+    fn mirrored_classes(&self) -> Vec<[usize; 2]> {
+        Vec::new()
+    }
+
     /// Inputs that can decode its modalities, for checks without an experiment.
     fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {
         BTreeMap::new()

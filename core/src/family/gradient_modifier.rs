@@ -93,7 +93,7 @@ pub trait GradientModifier: Persist + Send {
     }
 
     /// Groups whose layers' inputs it wants to see.
-    fn watches(&self) -> &'static [GroupId] {
+    fn watches(&self) -> &[GroupId] {
         &[]
     }
 

@@ -1,6 +1,7 @@
 //! Modalities: raw thing to tensors of a fixed layout.
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -241,6 +242,19 @@ pub trait ModalityConfig: Debug + Send + Sync {
     /// # Errors
     /// When an option is out of range or a file it names cannot be read.
     fn build(&self) -> Result<Box<dyn Modality>>;
+
+    /// Files beside the data that decoding depends on, such as a vocabulary, as the options name
+    /// them; a run records their SHA-256. There are none by default.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// The option that swaps left and right of training samples, where that is switched on.
+    ///
+    /// A run is refused where it would turn classes of its dataset into others.
+    fn mirrors(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Decodes samples; shared by the loader's workers, so it holds no tensors.

@@ -8,6 +8,7 @@ pub use conv3d::{Conv3d, Conv3dShape};
 pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -94,7 +95,7 @@ impl<'a> Pass<'a> {
 }
 
 /// What kind of layer it is, with what a gradient modifier must know of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LayerKind {
     /// `y = x W^T + b`, weight `[out, in]`.
     Linear,
@@ -147,6 +148,22 @@ impl Layer {
         let group = self.weight.group.to_string();
         self.name.strip_prefix(&group).map_or(&*self.name, |rest| rest.trim_start_matches('.'))
     }
+}
+
+/// Whether `name` matches `pattern`, in which `*` stands for any text.
+pub fn matches_glob(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        match rest.find(part) {
+            Some(place) => rest = &rest[place + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
 }
 
 /// Fully connected layer.
@@ -467,5 +484,21 @@ mod tests {
             );
             assert_eq!(layer.layer().local_name(), "fc");
         });
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, name, expected) in [
+            ("fc1", "fc1", true),
+            ("fc1", "fc12", false),
+            ("layer4.*", "layer4.1.conv2", true),
+            ("*conv*", "layer4.1.conv2", true),
+            ("l*.conv1", "layer4.1.conv2", false),
+            ("*", "", true),
+            ("a*a", "a", false),
+            ("a*a", "aba", true),
+        ] {
+            assert_eq!(matches_glob(pattern, name), expected, "{pattern} {name}");
+        }
     }
 }

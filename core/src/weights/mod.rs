@@ -294,10 +294,49 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Files of weights that an experiment names and that are not there.
-pub fn absent(experiment: &Experiment, folder: &Path) -> Vec<PathBuf> {
-    let sections = experiment.modalities.values().filter_map(|section| section.weights.as_ref());
-    sections.map(|options| folder.join(&options.file)).filter(|file| !file.is_file()).collect()
+/// Files of weights that an experiment names and that are not there, with the paths of the options
+/// that name them.
+pub fn absent(experiment: &Experiment, folder: &Path) -> BTreeMap<PathBuf, Vec<String>> {
+    let mut absent: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    for (modality, section) in &experiment.modalities {
+        let Some(options) = &section.weights else { continue };
+        let file = folder.join(&options.file);
+        if !file.is_file() {
+            absent.entry(file).or_default().push(format!("modalities.{modality}.weights.file"));
+        }
+    }
+    absent
+}
+
+/// Expects all files of weights that an experiment names to be there.
+///
+/// # Errors
+/// [`Error::Data`] that names all which are not.
+pub(crate) fn expect_present(experiment: &Experiment, folder: &Path) -> Result<()> {
+    not_found(&absent(experiment, folder))
+}
+
+/// Refuses files that are not there, where there are any.
+fn not_found(absent: &BTreeMap<PathBuf, Vec<String>>) -> Result<()> {
+    let mut files = absent.iter();
+    let Some((first, options)) = files.next() else { return Ok(()) };
+    let named = |options: &[String]| {
+        let verb = if options.len() > 1 { "name" } else { "names" };
+        format!("`{}` {verb}", options.join("` and `"))
+    };
+    let others: Vec<String> = files
+        .map(|(file, options)| format!(", nor {}, which {}", file.display(), named(options)))
+        .collect();
+    let others = others.concat();
+    let them = if absent.len() > 1 { "them" } else { "it" };
+    Err(Error::data(
+        first,
+        format!(
+            "not found, and {} it{others}: put {them} there, or choose the folder of the data with \
+             --data-dir or MIE_DATA_DIR",
+            named(options)
+        ),
+    ))
 }
 
 /// Gives the encoders of an experiment the published weights that it names.
@@ -308,6 +347,7 @@ pub fn absent(experiment: &Experiment, folder: &Path) -> Vec<PathBuf> {
 /// [`Error::Data`] when a file is missing or damaged, [`Error::Refused`] when its tensors are not
 /// those of the encoder.
 pub fn load(experiment: &Experiment, parameters: &Parameters, folder: &Path) -> Result<Loaded> {
+    expect_present(experiment, folder)?;
     let mut loaded = Loaded::default();
     for (modality, section) in &experiment.modalities {
         if let Some(options) = &section.weights {
@@ -405,14 +445,8 @@ impl Target<'_> {
     /// Checks that the file is there and the one that is meant; returns its hash.
     fn checked(&self, options: &WeightsSection, path: &Path) -> Result<String> {
         if !path.is_file() {
-            return Err(Error::data(
-                path,
-                format!(
-                    "not found, and `{}.file` names it: put it there, or choose the folder of the \
-                     data with --data-dir or MIE_DATA_DIR",
-                    self.at
-                ),
-            ));
+            let options = vec![format!("{}.file", self.at)];
+            not_found(&BTreeMap::from([(path.to_owned(), options)]))?;
         }
         let found = sha256(path)?;
         match &options.sha256 {
@@ -725,6 +759,30 @@ mod tests {
         checked(&record.sha256.to_uppercase()).unwrap();
         let error = checked(&"0".repeat(64)).unwrap_err().to_string();
         assert!(error.contains(&format!("its SHA-256 is {}", record.sha256)), "{error}");
+    }
+
+    #[test]
+    fn all_files_that_are_not_there_are_named_with_the_options_that_name_them() {
+        let named = |options: &[&str]| -> Vec<String> {
+            options.iter().map(|&option| option.to_owned()).collect()
+        };
+        let mut absent = BTreeMap::from([(PathBuf::from("a.pt"), named(&["x.file", "y.file"]))]);
+        let refusal =
+            |absent: &BTreeMap<PathBuf, Vec<String>>| not_found(absent).unwrap_err().to_string();
+        let end = "there, or choose the folder of the data with --data-dir or MIE_DATA_DIR";
+        assert_eq!(
+            refusal(&absent),
+            format!("a.pt: not found, and `x.file` and `y.file` name it: put it {end}")
+        );
+        absent.insert(PathBuf::from("b.pt"), named(&["z.file"]));
+        assert_eq!(
+            refusal(&absent),
+            format!(
+                "a.pt: not found, and `x.file` and `y.file` name it, nor b.pt, which `z.file` \
+                 names: put them {end}"
+            )
+        );
+        assert!(not_found(&BTreeMap::new()).is_ok());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use mie_core::prelude::*;
 
 use super::util::{no_modality, no_sample};
-use crate::formats::idx;
+use crate::formats::{idx, lists};
 use crate::modality::image::ImageConfig;
 use crate::modality::spectrogram::SpectrogramConfig;
 
@@ -253,7 +253,7 @@ impl AvDigitsConfig {
         }
         let mut listed = Listed::new();
         for (split, file) in Split::ALL.into_iter().zip(files) {
-            let text = std::fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+            let text = lists::text(&file)?;
             let pairs = parse_list(&text).map_err(|problem| Error::data(file, problem))?;
             listed.insert(split, pairs);
         }
@@ -643,6 +643,16 @@ mod tests {
         assert_eq!(dataset.raw(Split::Train, 0, "audio").unwrap(), Raw::File(recording));
         std::fs::write(root.join("pairs_test.tsv"), list("c.wav\tt10k\t20\t9\n")).unwrap();
         assert!(refusal(base.path()).contains("there is no picture 20 in the t10k file"));
+    }
+
+    #[test]
+    fn a_file_too_large_for_a_list_of_pairs_is_refused_unread() {
+        let base = made_up(20, 20);
+        let list = base.path().join("avdigits/pairs_train.tsv");
+        // Sparse: it takes no space on the disk.
+        std::fs::File::create(list).unwrap().set_len(1 << 31).unwrap();
+        let error = refusal(base.path());
+        assert!(error.contains("pairs_train.tsv: has 2147483648 bytes, at most"), "{error}");
     }
 
     #[test]

@@ -110,6 +110,17 @@ pub(super) struct KnownFault {
     pub(super) fault: &'static str,
 }
 
+impl KnownFault {
+    /// Says how the clip stands here and where it is published, and what to do.
+    fn told(&self, here: &str) -> String {
+        let Self { clip, modality, fault } = self;
+        format!(
+            "{modality}: `{clip}` is {here}, and faulty where it is published: it {fault}; \
+             data.exclude = [{clip:?}] leaves it out"
+        )
+    }
+}
+
 /// Clips of a split and the folders of their recordings and frames.
 pub(super) struct Part {
     pub(super) samples: Vec<Sample>,
@@ -166,6 +177,18 @@ impl Clips {
             Some((split, part.samples.iter().position(|sample| sample.id == clip)?))
         })
     }
+
+    /// The known faults of listed clips, each with whether its files are missing here.
+    fn listed_faults(&self) -> impl Iterator<Item = (&'static KnownFault, bool)> {
+        self.known_faults.iter().filter_map(move |known| {
+            let (split, index) = self.position(known.clip)?;
+            let missing = match self.raw(split, index, known.modality) {
+                Ok(Raw::File(file)) => !file.is_file(),
+                other => other.is_err(),
+            };
+            Some((known, missing))
+        })
+    }
 }
 
 impl Dataset for Clips {
@@ -198,20 +221,14 @@ impl Dataset for Clips {
 
     fn differences(&self) -> Vec<String> {
         let mut lines = self.remarks.clone();
-        for KnownFault { clip, modality, fault } in self.known_faults {
-            let Some((split, index)) = self.position(clip) else { continue };
-            let unusable = match self.raw(split, index, modality) {
-                Ok(Raw::File(file)) => !file.is_file(),
-                other => other.is_err(),
-            };
-            if unusable {
-                lines.push(format!(
-                    "{modality}: `{clip}` is missing, and faulty where it is published: it \
-                     {fault}; data.exclude = [{clip:?}] leaves it out"
-                ));
-            }
-        }
+        let missing = self.listed_faults().filter(|(_, missing)| *missing);
+        lines.extend(missing.map(|(known, _)| known.told("missing")));
         lines
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let there = self.listed_faults().filter(|(_, missing)| !missing);
+        there.map(|(known, _)| known.told("there")).collect()
     }
 
     fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {

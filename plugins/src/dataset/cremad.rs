@@ -413,6 +413,27 @@ mod tests {
     }
 
     #[test]
+    fn clips_that_are_faulty_as_published_are_noted_while_they_are_there() {
+        let base = made_up();
+        let config = CremadConfig::default();
+        let dataset = config.open(&context(base.path())).unwrap();
+        let report =
+            mie_core::data::check::check(dataset.as_ref(), &[], false, &mut |_, _| {}).unwrap();
+        assert_eq!(
+            report.notes,
+            ["video: `1064_TIE_SAD_XX` is there, and faulty where it is published: it has no \
+              duration; data.exclude = [\"1064_TIE_SAD_XX\"] leaves it out"]
+        );
+        assert!(!report.differences.iter().any(|line| line.contains("1064")), "{report:?}");
+        // Once its frames are missing it is a difference, and no note.
+        let frames = base.path().join("CREMAD/Image-01-FPS/1064_TIE_SAD_XX");
+        std::fs::remove_dir_all(frames).unwrap();
+        let dataset = config.open(&context(base.path())).unwrap();
+        assert!(dataset.notes().is_empty());
+        assert_eq!(dataset.differences().len(), 1);
+    }
+
+    #[test]
     fn the_forms_of_lists_say_the_same() {
         let expected = [("1001_IEO_HAP_LO".to_owned(), 1), ("1002_DFA_DIS_XX".to_owned(), 4)];
         let plain = "1001_IEO_HAP_LO,HAP\n1002_DFA_DIS_XX,DIS\n";

@@ -543,6 +543,10 @@ impl Dataset for Nvgesture {
         }
     }
 
+    fn mirrored_classes(&self) -> Vec<[usize; 2]> {
+        FLIP_PAIRS.to_vec()
+    }
+
     fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {
         let depth = ClipConfig {
             channels: Channels::Grey,
@@ -662,6 +666,25 @@ mod tests {
             dataset.raw(Split::Test, 0, "rgb").unwrap_err(),
             Error::Io { source, .. } if source.kind() == ErrorKind::NotFound
         ));
+    }
+
+    #[test]
+    fn classes_that_a_mirror_swaps_go_to_opposite_sides() {
+        let base = made_up();
+        let dataset = open(&NvgestureConfig::default(), base.path());
+        let swapped: Vec<[&str; 2]> = dataset
+            .mirrored_classes()
+            .iter()
+            .map(|pair| pair.map(|class| dataset.classes()[class].as_str()))
+            .collect();
+        assert_eq!(
+            swapped,
+            [
+                ["five fingers right", "five fingers left"],
+                ["two fingers right", "two fingers left"],
+                ["levorotation", "dextrorotation"],
+            ]
+        );
     }
 
     #[test]

@@ -391,7 +391,7 @@ impl Dataset for Synthetic {
 
     fn inputs(&self) -> BTreeMap<String, Box<dyn ModalityConfig>> {
         let input = |(name, source): (&String, &Source)| {
-            let vector = VectorConfig { dimensions: source.dimensions };
+            let vector = VectorConfig { dimensions: source.dimensions, ..VectorConfig::default() };
             let vector: Box<dyn ModalityConfig> = Box::new(vector);
             (name.clone(), vector)
         };

@@ -20,6 +20,20 @@ const QUOTED_CHARACTERS: usize = 120;
 /// # Errors
 /// Names the file that cannot be read or is too large, and the line that is not UTF-8.
 pub fn lines(file: &Path) -> Result<Vec<(usize, String)>> {
+    let text = text(file)?;
+    let numbered = text.split('\n').enumerate();
+    Ok(numbered
+        .map(|(index, line)| (index + 1, line.trim_end_matches('\r')))
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(number, line)| (number, line.to_owned()))
+        .collect())
+}
+
+/// Reads a UTF-8 file whole, without a byte order mark.
+///
+/// # Errors
+/// As [`lines`].
+pub fn text(file: &Path) -> Result<String> {
     let content = read_whole(file)?;
     let size = content.len();
     if size > LARGEST_LIST_BYTES {
@@ -31,13 +45,10 @@ pub fn lines(file: &Path) -> Result<Vec<(usize, String)>> {
         let line = 1 + before.split(|&byte| byte == b'\n').skip(1).count();
         Error::data(file, format!("line {line}: is not UTF-8"))
     })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let numbered = text.split('\n').enumerate();
-    Ok(numbered
-        .map(|(index, line)| (index + 1, line.trim_end_matches('\r')))
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(number, line)| (number, line.to_owned()))
-        .collect())
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
 }
 
 /// Makes the error about a line of a list; `found` is quoted, and cut where it is long.

@@ -33,7 +33,17 @@ pub struct Waveform {
 /// When the file cannot be read, is truncated, holds no samples, a compressed format, or a value
 /// that is not a finite number.
 pub fn read(path: &Path) -> Result<Waveform> {
-    parse(&super::read_whole(path)?).map_err(|problem| Error::data(path, problem))
+    let mut samples = Vec::new();
+    let rate_hertz = read_into(path, &mut samples)?;
+    Ok(Waveform { rate_hertz, samples })
+}
+
+/// Reads a file as [`read`] does, into memory that is there already; gives the samples a second.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_into(path: &Path, samples: &mut Vec<f32>) -> Result<u32> {
+    parse_into(&super::read_whole(path)?, samples).map_err(|problem| Error::data(path, problem))
 }
 
 /// Parses the content of a file.
@@ -41,6 +51,12 @@ pub fn read(path: &Path) -> Result<Waveform> {
 /// # Errors
 /// As [`read`].
 pub fn parse(content: &[u8]) -> Result<Waveform, String> {
+    let mut samples = Vec::new();
+    let rate_hertz = parse_into(content, &mut samples)?;
+    Ok(Waveform { rate_hertz, samples })
+}
+
+fn parse_into(content: &[u8], samples: &mut Vec<f32>) -> Result<u32, String> {
     if content.is_empty() {
         return Err("is empty".to_owned());
     }
@@ -55,7 +71,9 @@ pub fn parse(content: &[u8]) -> Result<Waveform, String> {
         match (&head[..4], rest.get(..size)) {
             (b"fmt ", Some(body)) => format = Some(Format::parse(body)?),
             (b"data", Some(body)) => {
-                return format.ok_or("has no fmt chunk before its data chunk")?.waveform(body);
+                let format: Format = format.ok_or("has no fmt chunk before its data chunk")?;
+                format.decode(body, samples)?;
+                return Ok(format.rate_hertz);
             }
             (b"fmt " | b"data", None) => {
                 return Err(format!(
@@ -72,16 +90,22 @@ pub fn parse(content: &[u8]) -> Result<Waveform, String> {
     Err("has no data chunk, or is truncated before it".to_owned())
 }
 
-/// Turns the bytes of one number into full scale `[-1, 1]`.
-type Decode = fn(&[u8]) -> f32;
+/// How a number is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    U8,
+    I16,
+    I24,
+    I32,
+    F32,
+    F64,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Format {
     rate_hertz: u32,
     channels: usize,
-    /// Bytes of one number.
-    width: usize,
-    decode: Decode,
+    coding: Coding,
 }
 
 impl Format {
@@ -105,16 +129,13 @@ impl Format {
         let rate_hertz = u32_at(body, 4);
         let block = usize::from(u16_at(body, 12));
         let bits = u16_at(body, 14);
-        let decode: Decode = match (tag, bits) {
-            (INTEGER, 8) => |b| (f32::from(b[0]) - 128.0) / 128.0,
-            (INTEGER, 16) => |b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0,
-            // The three bytes become the upper ones of four, which keeps the sign.
-            (INTEGER, 24) => |b| full_scale(i32::from_le_bytes([0, b[0], b[1], b[2]])),
-            (INTEGER, 32) => |b| full_scale(i32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            (FLOAT, 32) => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            (FLOAT, 64) => {
-                |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
-            }
+        let coding = match (tag, bits) {
+            (INTEGER, 8) => Coding::U8,
+            (INTEGER, 16) => Coding::I16,
+            (INTEGER, 24) => Coding::I24,
+            (INTEGER, 32) => Coding::I32,
+            (FLOAT, 32) => Coding::F32,
+            (FLOAT, 64) => Coding::F64,
             _ => {
                 return Err(format!(
                     "has {bits} bits of format {tag}; readable are 8, 16, 24, 32 bits of format \
@@ -129,25 +150,59 @@ impl Format {
         if !RATES_HERTZ.contains(&rate_hertz) {
             return Err(format!("has {rate_hertz} Hz, outside {RATES_HERTZ:?}"));
         }
-        Ok(Self { rate_hertz, channels, width, decode })
+        Ok(Self { rate_hertz, channels, coding })
     }
 
-    fn waveform(&self, data: &[u8]) -> Result<Waveform, String> {
-        let block = self.channels * self.width;
+    /// Turns numbers into full scale `[-1, 1]`.
+    fn decode(&self, data: &[u8], samples: &mut Vec<f32>) -> Result<(), String> {
         if data.is_empty() {
             return Err("holds no samples".to_owned());
         }
+        match self.coding {
+            Coding::U8 => self.mix(data, samples, |[byte]| (f32::from(byte) - 128.0) / 128.0),
+            Coding::I16 => {
+                self.mix(data, samples, |bytes| f32::from(i16::from_le_bytes(bytes)) / 32_768.0)
+            }
+            // The three bytes become the upper ones of four, which keeps the sign.
+            Coding::I24 => {
+                self.mix(data, samples, |[a, b, c]| full_scale(i32::from_le_bytes([0, a, b, c])))
+            }
+            Coding::I32 => self.mix(data, samples, |bytes| full_scale(i32::from_le_bytes(bytes))),
+            Coding::F32 => self.mix(data, samples, f32::from_le_bytes),
+            Coding::F64 => self.mix(data, samples, |bytes| f64::from_le_bytes(bytes) as f32),
+        }?;
+        if !matches!(self.coding, Coding::F32 | Coding::F64) {
+            return Ok(());
+        }
+        match samples.iter().position(|sample| !sample.is_finite()) {
+            Some(frame) => {
+                Err(format!("holds a value that is not a finite number, in frame {frame}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Averages the channels; a loop for each coding, since this is most of reading a file.
+    fn mix<const WIDTH: usize>(
+        &self,
+        data: &[u8],
+        samples: &mut Vec<f32>,
+        decode: impl Fn([u8; WIDTH]) -> f32,
+    ) -> Result<(), String> {
+        let block = self.channels * WIDTH;
         if !data.len().is_multiple_of(block) {
             return Err(format!("has {} bytes of samples, {block} to a frame", data.len()));
         }
-        let mix = |frame: &[u8]| {
-            frame.chunks_exact(self.width).map(self.decode).sum::<f32>() / self.channels as f32
-        };
-        let samples: Vec<f32> = data.chunks_exact(block).map(mix).collect();
-        if let Some(frame) = samples.iter().position(|sample| !sample.is_finite()) {
-            return Err(format!("holds a value that is not a finite number, in frame {frame}"));
+        let (numbers, _) = data.as_chunks::<WIDTH>();
+        samples.clear();
+        if self.channels == 1 {
+            samples.extend(numbers.iter().map(|&bytes| decode(bytes)));
+        } else {
+            samples.extend(numbers.chunks_exact(self.channels).map(|frame| {
+                frame.iter().map(|&bytes| decode(bytes)).sum::<f32>() / self.channels as f32
+            }));
         }
-        Ok(Waveform { rate_hertz: self.rate_hertz, samples })
+        Ok(())
     }
 }
 

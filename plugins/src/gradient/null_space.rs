@@ -1,10 +1,11 @@
 //! Confines steps to directions that another modality's layers do not use (Adam-NSCL).
 
 use mie_core::prelude::*;
-use mie_core::projection::{CovarianceKind, Precision, Solver, SpectralMap};
+use mie_core::projection::{CovarianceKind, Precision, Solver, Solving, SpectralMap};
 use serde_json::Value;
 
-use super::learnt::{Learning, Projections, Scope, SeveralSources};
+use super::learnt::{Learning, Projections, Refresh, SeveralSources};
+use super::scope::Scope;
 
 /// Projects the optimizer's steps onto the null space of a source modality's layer inputs.
 ///
@@ -45,9 +46,9 @@ pub struct NullSpaceConfig {
     pub covariance: CovarianceKind,
     /// Samples a batch in the pass over the data; absent means the training batch size.
     pub covariance_batch_size: Option<usize>,
-    /// How the decomposition is computed.
+    /// How `P` is computed.
     pub solver: Solver,
-    /// Number format of covariance and decomposition.
+    /// Number format that covariances are summed in.
     pub precision: Precision,
 }
 
@@ -89,12 +90,13 @@ impl NullSpaceConfig {
             map: SpectralMap::NullSpace { multiple: self.multiple, unit_norm: self.unit_norm },
             scope: &self.scope,
             targets: &self.targets,
-            several_sources: self.several_sources,
+            refresh: Refresh::Phase,
+            drift_tolerance: 0.0,
             covariance: self.covariance,
             normalise: false,
             covariance_batch_size: self.covariance_batch_size,
             covariance_inputs: Mode::Evaluation,
-            solver: self.solver,
+            solving: Solving::with(self.solver),
             precision: self.precision,
         }
     }
@@ -121,7 +123,7 @@ impl GradientModifier for NullSpace {
     }
 
     fn modify(&mut self, steps: &mut Grads, _step: &StepView<'_>) -> Result<()> {
-        self.projections.apply(steps)
+        self.projections.apply(self.config.several_sources, steps)
     }
 
     fn refresh(&mut self, run: &mut dyn RunOps, at: &Boundary) -> Result<Option<Value>> {
@@ -129,12 +131,11 @@ impl GradientModifier for NullSpace {
     }
 
     fn refreshed(&self) -> Result<State> {
-        self.projections.state()
+        self.projections.save()
     }
 
     fn load_refreshed(&mut self, state: State) -> Result<()> {
-        self.projections = Projections::load(state);
-        Ok(())
+        self.projections.load(&self.config.learning(), state)
     }
 }
 
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(plugin.site(), Site::Update);
         let mut steps = run.gradients(0).unwrap();
         let id = steps.sum.keys().find(|id| &*id.path == "head.video.fc1.weight").unwrap().clone();
-        let matrix = plugin.projections.0["head.video.fc1.weight"][0].matrix().shallow_clone();
+        let matrix = plugin.projections.of("head.video.fc1.weight")[0].matrix().unwrap();
         let squared = matrix.matmul(&matrix);
         let off = (&squared - &matrix).abs().max().double_value(&[]);
         assert!(off < 1e-5, "P P differs from P by {off}");
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn the_released_scaling_divides_by_the_root_of_the_dimension() {
         let matrix = |unit_norm| {
-            learnt(unit_norm).0.projections.0["head.video.fc2.weight"][0].matrix().shallow_clone()
+            learnt(unit_norm).0.projections.of("head.video.fc2.weight")[0].matrix().unwrap()
         };
         let (plain, scaled) = (matrix(false), matrix(true));
         assert!((scaled.norm().double_value(&[]) - 1.0).abs() < 1e-6);

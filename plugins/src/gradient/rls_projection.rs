@@ -150,7 +150,7 @@ impl GradientModifier for RlsProjection {
         &[Need::SharedHead, Need::SeveralModalities]
     }
 
-    fn watches(&self) -> &'static [GroupId] {
+    fn watches(&self) -> &[GroupId] {
         WATCHED
     }
 

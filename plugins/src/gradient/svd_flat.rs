@@ -1,10 +1,11 @@
 //! The flat gradient modification: shrinks a modality's gradients along another's sharp directions.
 
 use mie_core::prelude::*;
-use mie_core::projection::{CovarianceKind, Precision, Solver, SpectralMap};
+use mie_core::projection::{CovarianceKind, Exponent, Precision, Solver, Solving, SpectralMap};
 use serde_json::Value;
 
-use super::learnt::{Learning, Projections, Scope, SeveralSources};
+use super::learnt::{Learning, Projections, Refresh, SeveralSources};
+use super::scope::Scope;
 
 /// Projects gradients by the flat directions of the modality learnt before (MIE's modification).
 ///
@@ -32,6 +33,8 @@ pub struct SvdFlatConfig {
     /// Scaling factor `alpha`, at least 0: sharp directions keep `exp(-alpha)` of their gradient.
     /// 0 changes nothing. Released code: 0.4 on every dataset.
     pub alpha: f64,
+    /// What an eigenvalue is divided by in the exponent; the paper's is `min_max`.
+    pub exponent: Exponent,
     /// Layers whose gradients are modified.
     pub scope: Scope,
     /// Modalities whose gradients are modified; empty means all. `["video"]` with audio as source
@@ -39,6 +42,13 @@ pub struct SvdFlatConfig {
     pub targets: Vec<String>,
     /// How the projections of several source modalities are joined; the paper has one source.
     pub several_sources: SeveralSources,
+    /// When projections are learnt. `{ steps = { every = 100, decay = 0.99 } }` learns from the
+    /// steps themselves. The paper: at the start of each phase.
+    pub refresh: Refresh,
+    /// Change of `P`, in the spectral norm, below which a layer keeps the one it has: bounded before
+    /// anything is decomposed, by the change of the exponent. 0, the default, keeps none; a kept
+    /// exponent takes `4 d^2` bytes a layer.
+    pub drift_tolerance: f64,
     /// What is summed over batches.
     pub covariance: CovarianceKind,
     /// Whether the covariance is divided by the number of batches. Changes the reported spectrum
@@ -50,9 +60,12 @@ pub struct SvdFlatConfig {
     /// Inputs of the pass over the data: plain as in evaluation, or augmented as in training
     /// (released code).
     pub covariance_inputs: Mode,
-    /// How the decomposition is computed.
+    /// How `P` is computed.
     pub solver: Solver,
-    /// Number format of covariance and decomposition; gradients are multiplied in their own.
+    /// Error of `P` that is allowed, in the spectral norm, in (0, 0.01]. Default 1e-7: the rounding
+    /// of f32, which gradients have anyway.
+    pub tolerance: f64,
+    /// Number format that covariances are summed in; gradients are multiplied in their own.
     pub precision: Precision,
 }
 
@@ -60,14 +73,18 @@ impl Default for SvdFlatConfig {
     fn default() -> Self {
         Self {
             alpha: 0.4,
+            exponent: Exponent::MinMax,
             scope: Scope::Head,
             targets: Vec::new(),
             several_sources: SeveralSources::Average,
+            refresh: Refresh::Phase,
+            drift_tolerance: 0.0,
             covariance: CovarianceKind::BatchMean,
             normalise: false,
             covariance_batch_size: None,
             covariance_inputs: Mode::Evaluation,
             solver: Solver::Auto,
+            tolerance: Solving::TOLERANCE,
             precision: Precision::F64,
         }
     }
@@ -99,15 +116,16 @@ register!(
 impl SvdFlatConfig {
     fn learning(&self) -> Learning<'_> {
         Learning {
-            map: SpectralMap::Flat { alpha: self.alpha },
+            map: SpectralMap::Exponential { alpha: self.alpha, exponent: self.exponent },
             scope: &self.scope,
             targets: &self.targets,
-            several_sources: self.several_sources,
+            refresh: self.refresh,
+            drift_tolerance: self.drift_tolerance,
             covariance: self.covariance,
             normalise: self.normalise,
             covariance_batch_size: self.covariance_batch_size,
             covariance_inputs: self.covariance_inputs,
-            solver: self.solver,
+            solving: Solving { solver: self.solver, tolerance: self.tolerance },
             precision: self.precision,
         }
     }
@@ -118,7 +136,26 @@ struct SvdFlat {
     projections: Projections,
 }
 
-impl Persist for SvdFlat {}
+impl SvdFlat {
+    /// Whether what it learns changes between steps, and belongs into every checkpoint.
+    fn by_steps(&self) -> bool {
+        matches!(self.config.refresh, Refresh::Steps { .. })
+    }
+}
+
+impl Persist for SvdFlat {
+    fn state(&self) -> Result<State> {
+        if self.by_steps() { self.projections.save() } else { Ok(State::default()) }
+    }
+
+    fn load_state(&mut self, state: State) -> Result<()> {
+        if self.by_steps() {
+            self.projections.load(&self.config.learning(), state)
+        } else {
+            state.expect_empty()
+        }
+    }
+}
 
 impl GradientModifier for SvdFlat {
     fn needs(&self) -> &'static [Need] {
@@ -129,8 +166,14 @@ impl GradientModifier for SvdFlat {
         self.config.learning().check(run)
     }
 
-    fn modify(&mut self, gradients: &mut Grads, _step: &StepView<'_>) -> Result<()> {
-        self.projections.apply(gradients)
+    fn watches(&self) -> &[GroupId] {
+        self.projections.watches()
+    }
+
+    fn modify(&mut self, gradients: &mut Grads, step: &StepView<'_>) -> Result<()> {
+        self.projections.apply(self.config.several_sources, gradients)?;
+        // Afterwards: a step is not modified by its own features.
+        self.projections.see(&self.config.learning(), step)
     }
 
     fn refresh(&mut self, run: &mut dyn RunOps, at: &Boundary) -> Result<Option<Value>> {
@@ -138,12 +181,14 @@ impl GradientModifier for SvdFlat {
     }
 
     fn refreshed(&self) -> Result<State> {
-        self.projections.state()
+        if self.by_steps() { Ok(State::default()) } else { self.projections.save() }
     }
 
     fn load_refreshed(&mut self, state: State) -> Result<()> {
-        self.projections = Projections::load(state);
-        Ok(())
+        if self.by_steps() {
+            return state.expect_empty();
+        }
+        self.projections.load(&self.config.learning(), state)
     }
 }
 
@@ -155,7 +200,7 @@ mod tests {
     use rand_distr::{Distribution as _, StandardNormal};
 
     use super::*;
-    use crate::gradient::fixture::{Modified, grads, with_step_view};
+    use crate::gradient::fixture::{Modified, blank_view, grads, with_step_view};
     use crate::optimizer::{adam::AdamConfig, sgd::SgdConfig};
     use mie_conformance::stand_in::{Landscape, assert_close};
 
@@ -170,7 +215,7 @@ mod tests {
     fn with_p() -> SvdFlat {
         let mut plugin = plugin(SvdFlatConfig::default());
         let matrix = Tensor::from_slice(&P).view([2, 2]);
-        plugin.projections.0.insert("head.audio.w".to_owned(), vec![Projection::Dense(matrix)]);
+        plugin.projections.put("head.audio.w", Projection::Dense(matrix));
         plugin
     }
 
@@ -245,6 +290,8 @@ mod tests {
         layers: BTreeMap<String, Vec<Layer>>,
         requests: Vec<PassRequest>,
         warnings: Vec<String>,
+        /// Whether one feature is larger than it was.
+        stretched: bool,
     }
 
     fn layer(group: &GroupId, name: &str, shape: &[i64]) -> Layer {
@@ -266,7 +313,7 @@ mod tests {
                 }
                 layers.insert(modality.to_owned(), all);
             }
-            Self { layers, requests: Vec::new(), warnings: Vec::new() }
+            Self { layers, requests: Vec::new(), warnings: Vec::new(), stretched: false }
         }
 
         fn batch(layer: &Layer, index: i64) -> Tensor {
@@ -290,7 +337,11 @@ mod tests {
             let probe = probe.unwrap();
             for index in 0..3 {
                 for layer in &self.layers[request.spec.run.first().unwrap()] {
-                    probe.see(layer, &Self::batch(layer, index))?;
+                    let batch = Self::batch(layer, index);
+                    if self.stretched {
+                        let _ = batch.select(1, 0).f_mul_scalar_(4.0)?;
+                    }
+                    probe.see(layer, &batch)?;
                 }
             }
             Ok(())
@@ -346,8 +397,10 @@ mod tests {
     #[test]
     fn heads_of_other_depth_pair_from_the_output_and_the_rest_is_listed() {
         let (plugin, run, report) = refreshed(SvdFlatConfig::default(), "image", &["text"]);
-        let weights: Vec<&String> = plugin.projections.0.keys().collect();
-        assert_eq!(weights, ["head.image.fc2.weight", "head.image.fc3.weight"]);
+        assert_eq!(
+            plugin.projections.weights(),
+            ["head.image.fc2.weight", "head.image.fc3.weight"]
+        );
         assert_eq!(report[0]["unpaired"][0]["layer"], "head.image.fc1");
         assert_eq!(report[0]["unpaired"][0]["met"], "encoder.text.fc1");
         assert_eq!(report[0]["layers"][0]["layer"], "head.image.fc2");
@@ -375,7 +428,7 @@ mod tests {
         let (low, high) = (values.min(), values.max());
         let factors = ((&values - &low) / (&high - &low) * -0.4).exp();
         let expected = (&vectors * factors.unsqueeze(0)).matmul(&vectors.tr());
-        let found = plugin.projections.0["head.image.fc2.weight"][0].matrix();
+        let found = plugin.projections.of("head.image.fc2.weight")[0].matrix().unwrap();
         assert!((found - expected).abs().max().double_value(&[]) < 1e-6);
         assert!(
             (report[0]["layers"][0]["largest"].as_f64().unwrap() - high.double_value(&[])).abs()
@@ -389,7 +442,7 @@ mod tests {
             SvdFlatConfig { targets: vec!["text".to_owned()], ..SvdFlatConfig::default() };
         for (config, source) in [(SvdFlatConfig::default(), &[][..]), (one_sided, &["text"][..])] {
             let (plugin, run, report) = refreshed(config, "image", source);
-            assert!(plugin.projections.0.is_empty() && run.requests.is_empty());
+            assert!(plugin.projections.weights().is_empty() && run.requests.is_empty());
             assert_eq!(report, Value::Null);
         }
     }
@@ -422,9 +475,10 @@ mod tests {
         let (plain, _, report) = refreshed(SvdFlatConfig::default(), "text", &["image"]);
         let config = SvdFlatConfig { normalise: true, ..SvdFlatConfig::default() };
         let (normalised, _, divided) = refreshed(config, "text", &["image"]);
-        for (weight, found) in &plain.projections.0 {
-            let other = normalised.projections.0[weight][0].matrix();
-            assert!((found[0].matrix() - other).abs().max().double_value(&[]) < 1e-6);
+        for weight in plain.projections.weights() {
+            let found = plain.projections.of(weight)[0].matrix().unwrap();
+            let other = normalised.projections.of(weight)[0].matrix().unwrap();
+            assert!((found - other).abs().max().double_value(&[]) < 1e-6);
         }
         let largest = |report: &Value| report[0]["layers"][0]["largest"].as_f64().unwrap();
         assert!((largest(&report) / largest(&divided) - 3.0).abs() < 1e-9);
@@ -435,7 +489,7 @@ mod tests {
         let run = MadeUp::text_and_image();
         let chosen = |scope| {
             let config = SvdFlatConfig { scope, ..SvdFlatConfig::default() };
-            config.learning().in_scope(&run, "text")
+            config.learning().scope.layers_of(&run, "text")
         };
         // Sizes from the output: 12, 32, 48 of 92.
         assert_eq!(chosen(Scope::Share(0.1)).0, ["head.text.fc2"]);
@@ -453,11 +507,164 @@ mod tests {
         let mut after = plugin(SvdFlatConfig::default());
         after.load_refreshed(before.refreshed().unwrap()).unwrap();
         let gradient = Tensor::randn([4, 8], (Kind::Float, Device::Cpu));
-        for (weight, projections) in &before.projections.0 {
-            assert_eq!(after.projections.0[weight][0].matrix(), projections[0].matrix());
+        for weight in before.projections.weights() {
+            let matrix = |plugin: &SvdFlat| plugin.projections.of(weight)[0].matrix().unwrap();
+            assert_eq!(matrix(&after), matrix(&before));
         }
         let apply =
-            |plugin: &SvdFlat| plugin.projections.0["head.image.fc2.weight"][0].apply(&gradient);
+            |plugin: &SvdFlat| plugin.projections.of("head.image.fc2.weight")[0].apply(&gradient);
         assert_eq!(apply(&before).unwrap(), apply(&after).unwrap());
+    }
+
+    fn epoch_start(epoch: usize, trained: &str, source: &[&str]) -> Boundary {
+        Boundary { moment: Moment::EpochStart, epoch, ..phase(1, trained, source) }
+    }
+
+    #[test]
+    fn by_epoch_it_passes_again_before_each_epoch_but_the_first() {
+        for (refresh, passes) in [(Refresh::Phase, 1), (Refresh::Epoch, 3)] {
+            let config = SvdFlatConfig { refresh, ..SvdFlatConfig::default() };
+            let (mut plugin, mut run, _) = refreshed(config, "image", &["text"]);
+            for epoch in 0..3 {
+                let report = plugin.refresh(&mut run, &epoch_start(epoch, "image", &["text"]));
+                let due = refresh == Refresh::Epoch && epoch > 0;
+                assert_eq!(report.unwrap().is_some(), due, "{refresh:?} {epoch}");
+            }
+            assert_eq!(run.requests.len(), passes, "{refresh:?}");
+            let weights = ["head.image.fc2.weight", "head.image.fc3.weight"];
+            assert_eq!(plugin.projections.weights(), weights);
+            assert_eq!(plugin.projections.of(weights[0]).len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_would_hardly_change_is_kept_and_the_report_says_so() {
+        // The made-up data are the same at every pass: nothing drifts.
+        for (drift_tolerance, kept) in [(0.0, false), (1e-3, true)] {
+            let config =
+                SvdFlatConfig { refresh: Refresh::Epoch, drift_tolerance, ..Default::default() };
+            let (before, mut run, _) = refreshed(config.clone(), "image", &["text"]);
+            // What it is held against is saved with the projections.
+            let mut after = plugin(config);
+            after.load_refreshed(before.refreshed().unwrap()).unwrap();
+            let report = after.refresh(&mut run, &epoch_start(1, "image", &["text"]));
+            let layers = report.unwrap().unwrap()[0]["layers"].clone();
+            assert_eq!(layers.as_array().unwrap().len(), 2);
+            for layer in layers.as_array().unwrap() {
+                assert_eq!(layer["kept"] == true, kept, "{layer}");
+                assert_eq!(layer["drift"].is_number(), kept, "{layer}");
+                assert!(layer["layer"].as_str().unwrap().starts_with("head.image.fc"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_drift_above_the_tolerance_is_learnt_anew() {
+        let config = SvdFlatConfig {
+            refresh: Refresh::Epoch,
+            drift_tolerance: 1e-3,
+            covariance_batch_size: None,
+            ..Default::default()
+        };
+        let (mut plugin, mut run, _) = refreshed(config, "text", &["image"]);
+        // Further batches of the same features, but for one direction.
+        let before = plugin.projections.of("head.text.fc1.weight")[0].matrix().unwrap();
+        run.stretched = true;
+        let report = plugin.refresh(&mut run, &epoch_start(1, "text", &["image"])).unwrap();
+        let layer = report.unwrap()[0]["layers"][0].clone();
+        assert!(layer["kept"].is_null() && layer["drift"].as_f64().unwrap() > 1e-3, "{layer}");
+        let after = plugin.projections.of("head.text.fc1.weight")[0].matrix().unwrap();
+        assert!((after - before).abs().max().double_value(&[]) > 1e-3);
+    }
+
+    /// Lets a modifier see a step in which the layers of `modality` saw the batch `index`.
+    fn seen(plugin: &mut SvdFlat, run: &MadeUp, modality: &str, index: i64) {
+        let layers = run.layers[modality].iter();
+        let inputs = layers.map(|layer| (layer.name.clone(), MadeUp::batch(layer, index)));
+        let (inputs, trained) = (inputs.collect(), [modality.to_owned()].into());
+        let (parameters, outputs) = (Parameters::default(), Outputs::default());
+        let labels = Tensor::zeros([0], (Kind::Int64, Device::Cpu));
+        let view = blank_view(&parameters, &outputs, &labels, &inputs, &trained);
+        plugin.modify(&mut Grads::default(), &view).unwrap();
+    }
+
+    #[test]
+    fn by_steps_p_is_that_of_the_running_covariance_and_resumes_bit_for_bit() {
+        let refresh = Refresh::Steps { every: 3, decay: 0.5 };
+        let config = SvdFlatConfig { refresh, ..SvdFlatConfig::default() };
+        let mut run = MadeUp::text_and_image();
+        let mut first = plugin(config.clone());
+        let mut start = phase(0, "image", &[]);
+        start.trained.push("text".to_owned());
+        assert_eq!(first.refresh(&mut run, &start).unwrap(), None);
+        assert!(run.requests.is_empty() && run.warnings.is_empty(), "{:?}", run.warnings);
+        let head = |name: &str| GroupId::Head(name.to_owned());
+        assert_eq!(first.watches(), [head("image"), head("text")]);
+        let layer = run.layers["text"][1].clone();
+        let mut sum = Tensor::zeros([8, 8], (Kind::Double, Device::Cpu));
+        for index in 0..6 {
+            seen(&mut first, &run, "text", index);
+            let mean = MadeUp::batch(&layer, index).to_kind(Kind::Double);
+            let mean = mean.mean_dim(0i64, true, None::<Kind>);
+            sum = sum * 0.5 + mean.tr().matmul(&mean);
+            assert_eq!(first.projections.weights().is_empty(), index < 2, "step {index}");
+            if index == 3 {
+                let mut second = plugin(config.clone());
+                second.load_state(first.state().unwrap()).unwrap();
+                assert_eq!(second.watches(), first.watches());
+                first = second;
+            }
+        }
+        let (values, vectors) = sum.linalg_eigh("L");
+        let (low, high) = (values.min(), values.max());
+        let factors = ((&values - &low) / (&high - &low) * -0.4).exp();
+        let expected = (&vectors * factors.unsqueeze(0)).matmul(&vectors.tr());
+        let found = first.projections.of("head.image.fc2.weight")[0].matrix().unwrap();
+        assert!((found - expected).abs().max().double_value(&[]) < 1e-5);
+        // The same without a break in between.
+        let mut through = plugin(config);
+        through.refresh(&mut run, &start).unwrap();
+        (0..6).for_each(|index| seen(&mut through, &run, "text", index));
+        let matrix =
+            |plugin: &SvdFlat| plugin.projections.of("head.image.fc2.weight")[0].matrix().unwrap();
+        assert_eq!(matrix(&through), matrix(&first));
+        // What happened is told at the next epoch.
+        let report = first.refresh(&mut run, &epoch_start(1, "image", &[])).unwrap().unwrap();
+        assert_eq!(report.as_array().unwrap().len(), 2);
+        assert_eq!(report[0]["layers"][0]["batches"], 3);
+    }
+
+    #[test]
+    fn by_steps_a_source_that_does_not_train_is_warned_of() {
+        let refresh = Refresh::Steps { every: 3, decay: 1.0 };
+        let config = SvdFlatConfig { refresh, ..SvdFlatConfig::default() };
+        let (plugin, run, _) = refreshed(config, "image", &["text"]);
+        assert!(run.warnings[0].contains("`text` is not trained in this phase"));
+        // The pass at the start of the phase still counts.
+        assert_eq!(run.requests.len(), 1);
+        assert!(!plugin.projections.weights().is_empty());
+    }
+
+    #[test]
+    fn refreshes_that_cannot_be_are_refused() {
+        let steps = |every, decay| SvdFlatConfig {
+            refresh: Refresh::Steps { every, decay },
+            ..SvdFlatConfig::default()
+        };
+        for (config, option) in [
+            (steps(0, 0.9), "`refresh.steps.every`"),
+            (steps(5, 0.0), "`refresh.steps.decay`"),
+            (steps(5, 1.1), "`refresh.steps.decay`"),
+            (SvdFlatConfig { drift_tolerance: -1.0, ..Default::default() }, "`drift_tolerance`"),
+            (SvdFlatConfig { tolerance: 0.0, ..Default::default() }, "`tolerance`"),
+        ] {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(option), "{error}");
+        }
+        let shared = layer(&GroupId::SharedHead, "fc1", &[3, 8]);
+        let layers = [("text".to_owned(), vec![shared])].into();
+        let shape = RunShape { layers, batch_size: 2, ..RunShape::default() };
+        let error = plugin(steps(5, 0.9)).check(&shape).unwrap_err().to_string();
+        assert!(error.contains("head.shared = false"), "{error}");
     }
 }

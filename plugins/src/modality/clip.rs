@@ -145,6 +145,10 @@ impl ModalityConfig for ClipConfig {
             tables: (0..self.channel_count()).map(|channel| self.table(channel)).collect(),
         }))
     }
+
+    fn mirrors(&self) -> Option<&'static str> {
+        (self.flip_probability > 0.0).then_some("flip_probability")
+    }
 }
 register!(
     modality::<ClipConfig>,
@@ -262,6 +266,13 @@ mod tests {
         let mut out = SampleBuffers(vec![Buffer::F32(&mut values)]);
         halves.finish(decoded.view(), mode, draw, &mut out).unwrap();
         values
+    }
+
+    #[test]
+    fn mirroring_is_declared_where_it_is_switched_on() {
+        let config = |flip_probability| ClipConfig { flip_probability, ..ClipConfig::default() };
+        assert_eq!(config(0.25).mirrors(), Some("flip_probability"));
+        assert_eq!(config(0.0).mirrors(), None);
     }
 
     #[test]

@@ -92,6 +92,10 @@ impl ModalityConfig for ClipTokensConfig {
         let vocabulary = FromFile::new(&self.merges, GUIDE);
         Ok(Box::new(ClipTokens { config: self.clone(), vocabulary }))
     }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.merges.clone()]
+    }
 }
 register!(
     modality::<ClipTokensConfig>,

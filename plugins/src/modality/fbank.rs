@@ -230,7 +230,7 @@ impl Modality for Fbank {
 
 impl Decode for Fbank {
     fn recipe(&self, _mode: Mode) -> String {
-        recipe("fbank", 1, &self.config)
+        recipe("fbank", 2, &self.config)
     }
 
     fn decode(&self, raw: &Raw<'_>, _mode: Mode) -> Result<Decoded> {

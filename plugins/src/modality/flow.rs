@@ -137,6 +137,10 @@ impl ModalityConfig for FlowConfig {
         self.validate()?;
         Ok(Box::new(Flow { config: self.clone(), sampling: self.sampling() }))
     }
+
+    fn mirrors(&self) -> Option<&'static str> {
+        (self.flip_probability > 0.0).then_some("flip_probability")
+    }
 }
 register!(
     modality::<FlowConfig>,
@@ -425,6 +429,13 @@ mod tests {
         let late = array(&folder.join("late.npy"), &[height, width, 2, frames], &late);
         let early = array(&folder.join("early.npy"), &[frames, 2, height, width], &early);
         [(Order::HeightWidthChannelTime, late), (Order::TimeChannelHeightWidth, early)]
+    }
+
+    #[test]
+    fn mirroring_is_declared_where_it_is_switched_on() {
+        let config = |flip_probability| FlowConfig { flip_probability, ..FlowConfig::default() };
+        assert_eq!(config(0.25).mirrors(), Some("flip_probability"));
+        assert_eq!(config(0.0).mirrors(), None);
     }
 
     #[test]

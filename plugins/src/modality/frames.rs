@@ -110,6 +110,10 @@ impl ModalityConfig for FramesConfig {
         let tables = self.normalise.statistics().map(normalise::table);
         Ok(Box::new(Frames { config: self.clone(), tables }))
     }
+
+    fn mirrors(&self) -> Option<&'static str> {
+        (self.flip_probability > 0.0).then_some("flip_probability")
+    }
 }
 register!(
     modality::<FramesConfig>,
@@ -372,6 +376,14 @@ mod tests {
         let area = config.height * config.width;
         let blue = &values[2 * config.count * area..];
         blue.chunks(area).map(|frame| (frame[0] * 255.0).round() as u8).collect()
+    }
+
+    #[test]
+    fn mirroring_is_declared_where_it_is_switched_on() {
+        let config =
+            |flip_probability| FramesConfig { flip_probability, ..FramesConfig::default() };
+        assert_eq!(config(0.25).mirrors(), Some("flip_probability"));
+        assert_eq!(config(0.0).mirrors(), None);
     }
 
     #[test]

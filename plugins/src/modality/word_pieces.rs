@@ -84,6 +84,10 @@ impl ModalityConfig for WordPiecesConfig {
         let vocabulary = FromFile::new(&self.vocabulary, GUIDE);
         Ok(Box::new(WordPieces { config: self.clone(), vocabulary }))
     }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.vocabulary.clone()]
+    }
 }
 register!(
     modality::<WordPiecesConfig>,

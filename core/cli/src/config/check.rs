@@ -80,7 +80,7 @@ impl Checked {
         let folder = absent.is_empty().then_some(data_dir);
         let plan = engine::plan(&resolved.experiment, classes, source.as_ref(), folder)?;
         let missing = absent
-            .iter()
+            .keys()
             .map(|file| format!("weights not found, the run would be refused: {}", file.display()));
         let notes = note.into_iter().chain(missing).collect();
         Ok(Self { name: resolved.experiment.name, plan, notes })
