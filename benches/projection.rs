@@ -9,6 +9,7 @@
 #![allow(missing_docs, reason = "criterion's macros write functions without documentation")]
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -119,7 +120,9 @@ fn step(c: &mut Criterion) {
                     ..StepRequest::default()
                 };
                 let found =
-                    measure_steps(&resolved, Path::new("."), Device::Cpu, &request, &mut |_| ());
+                    measure_steps(&resolved, Path::new("."), Device::Cpu, &request, &mut |_| {
+                        ControlFlow::Continue(())
+                    });
                 Duration::from_secs_f64(found.unwrap().seconds_per_step.median * steps as f64)
             });
         });

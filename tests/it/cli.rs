@@ -153,6 +153,15 @@ fn all_experiments_are_checked_in_one_call_without_their_data() {
 }
 
 #[test]
+fn an_experiment_without_its_data_is_checked_with_the_classes_of_its_dataset() {
+    let file = root().join("configs/experiments/kinetics_sounds/unimodal_audio.toml");
+    let page = Desk::new().run(&["config", "check", &file.display().to_string()], 0).out;
+    assert!(page.contains("  note        data not found: assuming 31 classes ("), "{page}");
+    // The head, with biases: from 512 features over 256 and 64 to the classes.
+    assert!(page.contains("  149,791\n"), "{page}");
+}
+
+#[test]
 fn every_faulty_configuration_is_named_with_place_found_and_expected() {
     let desk = Desk::new();
     desk.write_faulty("key.toml", "[head]\nhidden", "[head]\nhiden");

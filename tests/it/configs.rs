@@ -1,5 +1,6 @@
 //! Every configuration of the project is one that runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -49,7 +50,8 @@ fn smaller(file: &Path) -> Vec<String> {
 fn every_experiment_is_read_and_dry_run() {
     for file in experiments() {
         let resolved = Resolved::read(&file, &smaller(&file)).unwrap_or_else(|e| panic!("{e}"));
-        let plan = plan(&resolved.experiment, 10, None, None)
+        let classes = resolved.experiment.dataset.class_count().unwrap();
+        let plan = plan(&resolved.experiment, classes, None, None)
             .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         assert!(plan.outputs.contains(&"fused".to_owned()), "{}", file.display());
         // What is written into a run directory is the same experiment.
@@ -60,6 +62,28 @@ fn every_experiment_is_read_and_dry_run() {
         assert_eq!(again.fingerprint().unwrap(), resolved.fingerprint().unwrap());
         assert_eq!(again.experiment.name, resolved.experiment.name);
     }
+}
+
+#[test]
+fn the_datasets_of_experiments_tell_their_number_of_classes_without_their_files() {
+    let mut told = BTreeMap::new();
+    for file in experiments() {
+        let resolved = Resolved::read(&file, &[]).unwrap_or_else(|e| panic!("{e}"));
+        let dataset = resolved.experiment.dataset;
+        told.insert(dataset.typetag_name().to_owned(), dataset.class_count());
+    }
+    let published = [
+        ("av_digits", 10),
+        ("cremad", 6),
+        ("emoji_imgtext", 8),
+        ("kinetics_sounds", 31),
+        ("nvgesture", 25),
+        ("sarcasm", 2),
+        ("synthetic", 10),
+        ("twitter2015", 3),
+    ];
+    let published = published.map(|(name, count)| (name.to_owned(), Some(count)));
+    assert_eq!(told, BTreeMap::from(published));
 }
 
 /// What the released code has for a dataset: stages, batch, optimizer, schedule and its two presets.

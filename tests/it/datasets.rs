@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mie_core::config::Resolved;
-use mie_core::engine::{Existing, Outcome, TrainOptions};
-use mie_core::prelude::{Device, Tensor};
+use mie_core::engine::{self, Existing, Outcome, TrainOptions};
+use mie_core::prelude::{Device, OpenContext, Seed, Tensor};
+use mie_core::weights;
 use mie_record::{Cost, RunDir, SKIPPED_DATA, Summary};
 use serde_json::{Value, json};
 
@@ -279,10 +280,7 @@ fn twitter2015_is_counted_and_trains_alike_from_weights_that_are_recorded() {
     for (modality, file, tensors) in [("text", BERT, &text), ("image", RESNET50, &image)] {
         let record = &weights[modality];
         assert_eq!(record.file, file);
-        assert_eq!(
-            record.sha256,
-            mie_core::weights::sha256(&desk.path("data").join(file)).unwrap()
-        );
+        assert_eq!(record.sha256, weights::sha256(&desk.path("data").join(file)).unwrap());
         assert_eq!(record.tensors, tensors.len() as u64);
         assert!(record.missing.is_empty() && record.unexpected.is_empty(), "{record:?}");
     }
@@ -324,11 +322,9 @@ fn sarcasm_is_counted_without_tweets_that_give_the_answer_away_and_trains_alike(
     assert_eq!(deviations["dataset.training_tweets_dropped"], "1");
 }
 
-#[test]
-fn nvgesture_is_counted_and_trains_alike_with_a_first_layer_of_its_own_for_depth() {
-    let desk = Desk::new();
-    let data = desk.path("data");
-    stand_in_data::nvgesture(&data);
+/// Writes weights for the encoders of [`gestures`], of colour and of flow; gives the number of
+/// tensors of each.
+fn lay_out_i3d(data: &Path) -> u64 {
     let mut tensors = 0;
     for (file, channels) in I3D.iter().zip([3, 2]) {
         let i3d = json!({ "name": "i3d", "width_divisor": 8 });
@@ -336,6 +332,15 @@ fn nvgesture_is_counted_and_trains_alike_with_a_first_layer_of_its_own_for_depth
         write_tensors(&data.join(file), &published);
         tensors = published.len() as u64;
     }
+    tensors
+}
+
+#[test]
+fn nvgesture_is_counted_and_trains_alike_with_a_first_layer_of_its_own_for_depth() {
+    let desk = Desk::new();
+    let data = desk.path("data");
+    stand_in_data::nvgesture(&data);
+    let tensors = lay_out_i3d(&data);
     expect_check(
         &desk,
         "nvgesture/mie",
@@ -448,7 +453,7 @@ fn a_run_that_was_cut_off_goes_on_without_the_files_of_its_weights() {
             commit: None,
         };
         let mut watcher = Watcher { stop_after, ..Watcher::default() };
-        mie_core::engine::train(&resolved, &options, &mut watcher).unwrap()
+        engine::train(&resolved, &options, &mut watcher).unwrap()
     };
     assert!(matches!(train("whole", Existing::Refuse, None), Outcome::Finished(_)));
     assert!(matches!(train("halves", Existing::Refuse, Some(4)), Outcome::Interrupted));
@@ -579,7 +584,18 @@ fn film(file: &Path, [video, audio]: [&str; 2]) {
 
 /// What `mie data prepare --json` reports: made, there already, and the failures.
 fn prepare(desk: &Desk, dataset: &str, status: i32) -> (u64, u64, Vec<Value>) {
-    let out = run(desk, &["data", "prepare", dataset, "--json"], status).out;
+    prepare_with(desk, dataset, &[], status)
+}
+
+/// As [`prepare`], with further arguments.
+fn prepare_with(
+    desk: &Desk,
+    dataset: &str,
+    arguments: &[&str],
+    status: i32,
+) -> (u64, u64, Vec<Value>) {
+    let start = ["data", "prepare", dataset, "--json"];
+    let out = run(desk, &[&start[..], arguments].concat(), status).out;
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(report["interrupted"], false);
     let number = |name: &str| report[name].as_u64().unwrap();
@@ -654,7 +670,8 @@ fn sound_and_frames_of_kinetics_sounds_are_made_from_videos_and_can_be_decoded()
     let desk = Desk::new();
     let root = desk.path("data/kinetics_sound");
     write(&root.join("annotations/train.csv"), "a_000001_000011,10,2\nb_000001_000011,10,25\n");
-    write(&root.join("annotations/test.csv"), "c_000001_000011,10,2\n");
+    // As the published list of test clips has it: without the end, and no zeros before the start.
+    write(&root.join("annotations/test.csv"), "c_1,10,2\n");
     let first = root.join("train_video/a_000001_000011.mp4");
     film(&first, ["mpeg4", "aac"]);
     fs::copy(&first, root.join("train_video/b_000001_000011.mp4")).unwrap();
@@ -664,14 +681,196 @@ fn sound_and_frames_of_kinetics_sounds_are_made_from_videos_and_can_be_decoded()
     assert_eq!(prepare(&desk, "kinetics_sounds", 0), (6, 0, Vec::new()));
     assert_eq!(prepare(&desk, "kinetics_sounds", 0), (0, 6, Vec::new()));
     assert_eq!(names(&root.join("train_wav")), ["a_000001_000011.wav", "b_000001_000011.wav"]);
-    assert_eq!(names(&root.join("test_wav")), ["c_000001_000011.wav"]);
+    assert_eq!(names(&root.join("test_wav")), ["c_1.wav"]);
     assert_eq!(names(&root.join("train_img/Image-01-FPS/b_000001_000011")), FRAMES);
-    assert_eq!(names(&root.join("test_img/Image-01-FPS/c_000001_000011")), FRAMES);
+    assert_eq!(names(&root.join("test_img/Image-01-FPS/c_1")), FRAMES);
     let check = run(&desk, &["data", "check", "kinetics_sounds", "--decode", "--json"], 1).out;
     let report: Value = serde_json::from_str(&check).unwrap();
     assert_eq!((&report["decoded"], &report["missing"]), (&json!(6), &json!([])));
     assert_eq!(report["broken"], json!([]));
     assert_eq!(report["splits"]["train"]["samples"], 2);
+}
+
+#[test]
+fn frames_and_flow_of_nvgesture_are_made_from_videos_in_both_layouts_and_can_be_decoded() {
+    if !ffmpeg_is_there() {
+        return;
+    }
+    let desk = Desk::new();
+    let root = desk.path("data/NVGesture");
+    for (split, person) in [("train", 3), ("test", 5)] {
+        let clip = format!("class_01/subject{person}_r0");
+        let line =
+            format!("path:./Video_data/{clip} depth:sk_depth:1:9 color:sk_color:2:10 label:1 \n");
+        write(&root.join(format!("nvgesture_{split}_correct_cvpr2016_v2.lst")), line);
+        let videos = root.join("Video_data").join(&clip);
+        film(&videos.join("sk_color.avi"), ["mpeg4", "pcm_s16le"]);
+        film(&videos.join("sk_depth.avi"), ["mjpeg", "pcm_s16le"]);
+    }
+    assert_eq!(prepare(&desk, "nvgesture", 0), (6, 0, Vec::new()));
+    let clip = root.join("frames/class_01/subject3_r0");
+    let all: Vec<String> = (0..25).map(|frame| format!("{frame:05}.jpg")).collect();
+    assert_eq!([names(&clip.join("rgb")), names(&clip.join("depth"))], [all.clone(), all.clone()]);
+    for half in ["flow/flow_x", "flow/flow_y"] {
+        assert_eq!(names(&clip.join(half)), all[2..10], "{half}");
+    }
+    let arrays = ["--set", "dataset.layout=flow_arrays"];
+    assert_eq!(prepare_with(&desk, "nvgesture", &arrays, 0), (2, 4, Vec::new()));
+    for split in ["train", "test"] {
+        assert_eq!(names(&root.join("Video_data/flow_data").join(split)), ["0.npy"]);
+    }
+    for arguments in [&arrays[..0], &arrays[..]] {
+        let start = ["data", "check", "nvgesture", "--decode", "--json"];
+        let page = run(&desk, &[&start[..], arguments].concat(), 1).out;
+        let report: Value = serde_json::from_str(&page).unwrap();
+        assert_eq!((&report["decoded"], &report["missing"]), (&json!(6), &json!([])));
+        assert_eq!(report["broken"], json!([]));
+    }
+}
+
+#[test]
+fn lists_under_their_published_names_are_checked_and_prepared_once_they_are_set() {
+    let desk = Desk::new();
+    let root = desk.path("data/kinetics_sound");
+    write(&root.join("annotations/my_train.txt"), "a_000001_000011,10,2\n");
+    write(&root.join("annotations/my_test.txt"), "c_1,10,2\n");
+    fs::create_dir_all(root.join("train_wav")).unwrap();
+    let sets = [
+        "--set",
+        "dataset.lists.train=annotations/my_train.txt",
+        "--set",
+        "dataset.lists.test=annotations/my_test.txt",
+    ];
+    for command in ["check", "prepare"] {
+        let start = ["data", command, "kinetics_sounds"];
+        let error = run(&desk, &start, 1).err;
+        let hint = "set dataset.lists.train = \"annotations/my_train.txt\" to use it";
+        assert!(error.contains(hint), "{error}");
+        let ran = run(&desk, &[&start[..], &sets].concat(), 1);
+        let expected = match command {
+            "check" => "train  1 sample (expected 14799)",
+            _ => "train_video: there is no such folder of videos; take the clips",
+        };
+        assert!((ran.out + &ran.err).contains(expected), "{expected}");
+        for (wrong, problem) in [
+            ("data.batch_size=2", "unknown key `data`"),
+            ("dataset.lists.tran=a", "dataset.lists.tran: unknown key `tran`"),
+            ("dataset.min_frames=0", "`min_frames` is 0, expected at least 1"),
+        ] {
+            let error = run(&desk, &[&start[..], &["--set", wrong]].concat(), 2).err;
+            assert!(error.starts_with(&format!("error: --set {wrong}: ")), "{error}");
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_folder_of_pictures_is_one_error_that_names_it() {
+    let desk = Desk::new();
+    let (settings, ..) = lay_out_tweets(&desk, stand_in_data::twitter2015);
+    let folder = "data/Twitter15/twitter2015_images";
+    fs::remove_dir_all(desk.path(folder)).unwrap();
+    let missing = format!("{folder}: there is no such folder; take the lists from ");
+    let out = run(&desk, &["data", "check", "twitter2015"], 1).out;
+    assert_eq!(out.matches(&format!("  image: {missing}")).count(), 1, "{out}");
+    assert!(!out.contains("fault") && !out.contains("exclude"), "{out}");
+    let error = train(&desk, "twitter2015/mie", &[&settings], "runs", 1).err;
+    assert!(error.contains(&missing), "{error}");
+    assert!(!desk.path("runs").exists());
+}
+
+/// Small networks for the towers of CLIP, without a weight of theirs.
+const TOWERS: &str = "
+modalities.image.encoder.layers=1
+modalities.image.encoder.width=32
+modalities.image.encoder.heads=4
+modalities.image.encoder.intermediate=64
+modalities.image.input.height=32
+modalities.image.input.width=32
+modalities.text.encoder.layers=1
+modalities.text.encoder.width=32
+modalities.text.encoder.heads=4
+modalities.text.encoder.intermediate=64
+modalities.text.encoder.vocabulary=515
+modalities.text.input.entries=515
+";
+
+/// Where `mini_` experiments find the stand-in data, which are whole videos.
+const MINI: &str = "
+dataset.root=NVGesture
+dataset.span=listed
+dataset.lists.train=nvgesture_train_correct_cvpr2016_v2.lst
+dataset.lists.test=nvgesture_test_correct_cvpr2016_v2.lst
+dataset.streams.flow_x=flow/flow_x
+dataset.streams.flow_y=flow/flow_y
+";
+
+/// A dataset, and what lays out a stand-in for it.
+type Laid = (&'static str, fn(&Path));
+
+#[test]
+fn every_experiment_on_the_five_datasets_fits_data_in_their_layout() {
+    let desk = Desk::new();
+    let data = desk.path("data");
+    let datasets: [Laid; 5] = [
+        ("cremad", stand_in_data::cremad),
+        ("kinetics_sounds", stand_in_data::kinetics_sounds),
+        ("nvgesture", stand_in_data::nvgesture),
+        ("sarcasm", stand_in_data::sarcasm),
+        ("twitter2015", stand_in_data::twitter2015),
+    ];
+    let (size, ..) = lay_out_weights(&data);
+    lay_out_i3d(&data);
+    // A single merge.
+    let merges = "#version: 0.2\ns o</w>\n";
+    write(&data.join("weights/clip-vit-base-patch32/merges.txt"), merges);
+    let tweets = format!("{TWEETS}modalities.text.encoder.vocabulary={size}\n");
+    let gestures = gestures();
+    let mut tried = 0;
+    for (dataset, lay_out) in datasets {
+        lay_out(&data);
+        for name in names(&root().join("configs/experiments").join(dataset)) {
+            let file = root().join("configs/experiments").join(dataset).join(&name);
+            let settings = match dataset {
+                "cremad" | "kinetics_sounds" => CLIPS.to_owned(),
+                "nvgesture" if name.starts_with("mini_") => format!("{gestures}{MINI}"),
+                "nvgesture" => format!("{gestures}data.validation_share=0.25\n"),
+                _ if name.starts_with("clip_") => TOWERS.to_owned(),
+                _ => tweets.clone(),
+            };
+            fits(&file, &settings, &data);
+            tried += 1;
+        }
+    }
+    assert!(tried >= 100, "{tried}");
+}
+
+/// Checks that an experiment fits data and weights, with settings for the modalities it has.
+fn fits(file: &Path, settings: &str, data: &Path) {
+    let fail = |error: mie_core::Error| -> ! { panic!("{}: {error}", file.display()) };
+    let modalities = Resolved::read(file, &[]).unwrap_or_else(|e| fail(e)).experiment.modalities;
+    let concerns = |line: &&str| {
+        let modality = line.strip_prefix("modalities.").and_then(|rest| rest.split('.').next());
+        !line.is_empty()
+            && !line.starts_with("strategy.")
+            && modality.is_none_or(|modality| modalities.contains_key(modality))
+    };
+    let lines =
+        settings.lines().filter(concerns).chain(["run.cache_gigabytes=0", "data.batch_size=2"]);
+    let assignments: Vec<String> = lines.map(str::to_owned).collect();
+    let experiment = Resolved::read(file, &assignments).unwrap_or_else(|e| fail(e)).experiment;
+    let source = engine::open_data(&experiment, data).unwrap_or_else(|e| fail(e));
+    let context = OpenContext { base: data.to_owned(), seed: Seed(experiment.seed) };
+    let dataset = experiment.dataset.open(&context).unwrap_or_else(|e| fail(e));
+    let classes = dataset.classes().len();
+    // The towers of CLIP have none here.
+    let absent = weights::absent(&experiment, data);
+    let folder = absent.is_empty().then_some(data);
+    let plan = engine::plan(&experiment, classes, Some(&source), folder);
+    let plan = plan.unwrap_or_else(|e| fail(e));
+    assert!(plan.outputs.contains(&"fused".to_owned()), "{}", file.display());
+    let towers = file.file_name().unwrap().to_str().unwrap().starts_with("clip_");
+    assert_eq!(absent.is_empty(), !towers, "{}: {absent:?}", file.display());
 }
 
 #[test]
@@ -900,12 +1099,12 @@ fn a_run_records_its_vocabulary_and_does_not_go_on_with_another() {
             commit: None,
         };
         let mut watcher = Watcher { stop_after, ..Watcher::default() };
-        mie_core::engine::train(&resolved, &options, &mut watcher)
+        engine::train(&resolved, &options, &mut watcher)
     };
     assert!(matches!(train(Existing::Refuse, Some(4)), Ok(Outcome::Interrupted)));
     let name = "weights/bert-base-uncased/vocab.txt";
     let file = desk.path("data").join(name);
-    let hash = mie_core::weights::sha256(&file).unwrap();
+    let hash = weights::sha256(&file).unwrap();
     let recorded = only_run(&desk.path("runs")).read_manifest().unwrap().input_files;
     let expected = BTreeMap::from([(name.to_owned(), hash.clone())]);
     assert_eq!(recorded, BTreeMap::from([("text".to_owned(), expected)]));

@@ -4,13 +4,17 @@
         numpy==2.4.6
     python3 tests/reference/tvl1.py
     python3 tests/reference/tvl1.py --real FOLDER
+    python3 tests/reference/tvl1.py --blocks FOLDER
 
-The tests of plugins/src/formats/tvl1.rs read the file; `texture` is that of their `fixture`. Both
+The tests of plugins/src/formats/tvl1.rs read the file; `texture` is that of their `fixture`. All
 commands print how far OpenCV, and the operations of mie in PyTorch, are from each other, in pixels:
 mean, median, 99 % and largest. The first prints too how far both are from the motion that was put
-in; the second, for the frames in a folder, how long both take in one thread. It writes nothing.
+in; the second, for the frames in a folder, how long both take in one thread, and writes nothing.
+The third takes the folder `nvgesture_mini` and writes data/tvl1_real.json, which the tests read
+too: of two pairs of real frames the mean flow of OpenCV in each of 8 x 8 blocks, and no picture.
 """
 
+import json
 import math
 import pathlib
 import sys
@@ -250,8 +254,40 @@ def real(folder):
     print("milliseconds a pair:", [round(1000 * it / len(found)) for it in seconds])
 
 
+def blocks(folder):
+    """Mean flow of 8 x 8 blocks of two pairs of real frames, as OpenCV finds it."""
+    clip = "Video_data/class_01/subject3_r1/sk_color_all"
+    pairs = []
+    for numbers in [(201, 202), (206, 208)]:
+        names = [f"{clip}/{number:05}.jpg" for number in numbers]
+        files = [str(pathlib.Path(folder) / name) for name in names]
+        frames = [cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2GRAY) for file in files]
+        flows = [opencv(*frames), ours(*frames)]
+        # Decoders of JPEG differ by a grey value here and there.
+        noise = numpy.random.default_rng(0).integers(-1, 2, (2, *frames[0].shape))
+        noisy = [numpy.clip(frame + it, 0, 255) for frame, it in zip(frames, noise)]
+        flows.append(ours(*noisy))
+        height, width, _ = flows[0].shape
+        means = [
+            flow.reshape(8, height // 8, 8, width // 8, 2).mean((1, 3), dtype="float64")
+            for flow in flows
+        ]
+        largest = numpy.hypot(flows[0][..., 0], flows[0][..., 1]).max()
+        print(f"{numbers}: largest motion {largest:.2f}, mie to OpenCV {apart(flows[1], flows[0])}")
+        for name, other in [("mie", means[1]), ("mie with noise of 1", means[2])]:
+            difference = abs(other - means[0])
+            print(f"  blocks, {name}: mean {difference.mean():.4f}, largest {difference.max():.4f}")
+        sizes = abs(means[0])
+        print(f"  blocks of OpenCV: mean size {sizes.mean():.4f}, largest {sizes.max():.4f}")
+        grids = numpy.moveaxis(means[0], -1, 0).round(4).reshape(2, 64).tolist()
+        pairs.append({"files": names, "right": grids[0], "down": grids[1]})
+    (HERE / "data/tvl1_real.json").write_text(json.dumps({"pairs": pairs}) + "\n")
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--real"]:
         real(sys.argv[2])
+    elif sys.argv[1:2] == ["--blocks"]:
+        blocks(sys.argv[2])
     else:
         generated()

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use mie_core::catalogue::{Family, plugins_of};
-use mie_core::config::{Resolved, closest, to_toml};
+use mie_core::config::{Resolved, alone, closest, to_toml};
 use mie_core::data::check::{CheckReport, Fault, check};
 use mie_core::data::fetch::{self, FetchReport};
 use mie_core::data::prepare::{self, PrepareReport};
@@ -17,7 +17,7 @@ use mie_core::random::Seed;
 use mie_core::{Error, Result};
 use serde_json::json;
 
-use crate::arguments::DataDir;
+use crate::arguments::{DataDir, Overrides};
 use crate::cache::Cache;
 use crate::format::count;
 use crate::progress::bar;
@@ -57,6 +57,8 @@ pub(crate) struct Check {
     #[arg(long)]
     decode: bool,
     #[command(flatten)]
+    overrides: Overrides,
+    #[command(flatten)]
     data_dir: DataDir,
     /// Print one JSON object, with every fault
     #[arg(long)]
@@ -66,7 +68,7 @@ pub(crate) struct Check {
 impl Check {
     fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
         let folder = self.data_dir.folder();
-        let subject = Subject::of(&self.what, self.decode.then_some(&folder))?;
+        let subject = Subject::of(&self.what, &self.overrides.set, self.decode.then_some(&folder))?;
         let report = subject.check(&self.data_dir.folder(), self.decode, shell)?;
         if self.json {
             shell.json_page(&report);
@@ -92,7 +94,7 @@ pub(crate) struct Fetch {
 
 impl Fetch {
     fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
-        let subject = Subject::of(&self.what, None)?;
+        let subject = Subject::of(&self.what, &[], None)?;
         let folder = self.data_dir.folder();
         let name = &subject.name;
         let Some(files) = subject.config.fetch(&subject.context(&folder)) else {
@@ -132,6 +134,8 @@ pub(crate) struct Prepare {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     #[command(flatten)]
+    overrides: Overrides,
+    #[command(flatten)]
     data_dir: DataDir,
     /// Print one JSON object
     #[arg(long)]
@@ -140,7 +144,7 @@ pub(crate) struct Prepare {
 
 impl Prepare {
     fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
-        let subject = Subject::of(&self.what, None)?;
+        let subject = Subject::of(&self.what, &self.overrides.set, None)?;
         let folder = self.data_dir.folder();
         let name = &subject.name;
         let plugin = format!("dataset `{name}`");
@@ -193,24 +197,24 @@ fn write_failures(log: &Path, report: &PrepareReport) -> Result<()> {
         };
     }
     let lines: Vec<String> = report
-        .failures
-        .iter()
-        .map(|it| format!("{}\t{}", it.source.display(), it.reason.replace('\n', " ")))
+        .failures_by_source()
+        .into_iter()
+        .map(|(source, reason)| format!("{}\t{}", source.display(), reason.replace('\n', " ")))
         .collect();
     std::fs::write(log, lines.join("\n") + "\n").map_err(Error::io("write", log))
 }
 
 fn prepared(report: &PrepareReport, log: &Path) -> String {
     let mut lines = vec![format!("{} made, {} there already", report.made, report.present)];
-    if !report.failures.is_empty() {
-        let count = count(report.failures.len(), "failure");
+    let failures = report.failures_by_source();
+    if !failures.is_empty() {
+        let count = count(failures.len(), "failure");
         lines.push(format!("{count}, all in {}:", log.display()));
     }
-    let shown = report.failures.iter().take(SHOWN);
-    lines.extend(shown.map(|it| {
-        let source = it.source.display().to_string();
-        let named = it.reason.contains(&source);
-        if named { format!("  {}", it.reason) } else { format!("  {source}: {}", it.reason) }
+    lines.extend(failures.into_iter().take(SHOWN).map(|(source, reason)| {
+        let source = source.display().to_string();
+        let named = reason.contains(&source);
+        if named { format!("  {reason}") } else { format!("  {source}: {reason}") }
     }));
     lines.join("\n")
 }
@@ -233,22 +237,23 @@ struct Subject {
 }
 
 impl Subject {
-    /// Reads an experiment, or takes the dataset of that name as it is by default.
+    /// Reads an experiment, or takes the dataset of that name as it is by default; assignments
+    /// change either.
     ///
     /// Files that inputs name are taken up from `data_dir`, where something is to be decoded.
-    fn of(what: &str, data_dir: Option<&PathBuf>) -> Result<Self> {
+    fn of(what: &str, assignments: &[String], data_dir: Option<&PathBuf>) -> Result<Self> {
         let file = Path::new(what);
         if !file.is_file() {
-            let config = by_name(what)?;
+            let config = by_name(what, assignments)?;
             return Ok(Self {
-                name: what.to_owned(),
+                name: config.typetag_name().to_owned(),
                 config,
                 decoders: Vec::new(),
                 excluded: BTreeSet::new(),
                 seed: Seed(0),
             });
         }
-        let experiment = Resolved::read(file, &[])?.experiment;
+        let experiment = Resolved::read(file, assignments)?.experiment;
         let inputs: Inputs =
             experiment.modalities.into_iter().map(|(name, it)| (name, it.input)).collect();
         let seed = Seed(experiment.seed);
@@ -338,8 +343,8 @@ fn exclusion(
     Ok(Some(format!("to train without them, in the table [data] of the experiment:\n{line}")))
 }
 
-/// Finds a dataset by its name, with its options at their defaults.
-fn by_name(name: &str) -> Result<Box<dyn DatasetConfig>> {
+/// Finds a dataset by its name, with its options at their defaults where nothing sets them.
+fn by_name(name: &str, assignments: &[String]) -> Result<Box<dyn DatasetConfig>> {
     let rows = plugins_of(Family::Dataset);
     let Some(row) = rows.iter().find(|row| (row.name)() == name) else {
         let meant = closest(name, rows.iter().map(|row| (row.name)()))
@@ -349,9 +354,7 @@ fn by_name(name: &str) -> Result<Box<dyn DatasetConfig>> {
             "`mie plugins --family dataset` lists the datasets",
         ));
     };
-    serde_json::from_value((row.example)()).map_err(|error| {
-        Error::Bug(format!("the example of dataset `{name}` cannot be read: {error}"))
-    })
+    alone((row.example)(), assignments)
 }
 
 /// What is shown of a file on its way: a bar, or a line where nobody watches.
@@ -540,6 +543,28 @@ mod tests {
         let (_, line) = list.split_once(":\n").unwrap();
         assert_eq!(line, "exclude = [\"a\", \"b\", \"c\"]\n");
         assert_eq!(exclusion(&report, &[], &excluded(&["a", "b", "c"])).unwrap(), None);
+    }
+
+    #[test]
+    fn a_clip_that_fails_for_two_outputs_is_listed_once() {
+        let failure = |target: &str, reason: &str| prepare::Failure {
+            source: PathBuf::from("a.mp4"),
+            target: PathBuf::from(target),
+            reason: reason.to_owned(),
+        };
+        let report = PrepareReport {
+            made: 2,
+            failures: vec![failure("a", "it is broken"), failure("a.wav", "it is broken")],
+            ..PrepareReport::default()
+        };
+        let text = "2 made, 0 there already\n1 failure, all in log.txt:\n  a.mp4: it is broken";
+        assert_eq!(prepared(&report, Path::new("log.txt")), text);
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log.txt");
+        write_failures(&log, &report).unwrap();
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "a.mp4\tit is broken\n");
+        write_failures(&log, &PrepareReport::default()).unwrap();
+        assert!(!log.exists());
     }
 
     #[test]

@@ -510,6 +510,32 @@ impl Resolved {
     }
 }
 
+/// Reads a dataset that stands alone: its table, and `dataset.key=value` assignments on top.
+///
+/// # Errors
+/// [`Error::Config`] for an assignment that does not describe a dataset.
+pub fn alone(dataset: Value, assignments: &[String]) -> Result<Box<dyn DatasetConfig>> {
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Alone {
+        dataset: Box<dyn DatasetConfig>,
+    }
+    let mut source = Source::default();
+    source.tree.insert("dataset".to_owned(), dataset);
+    for assignment in assignments {
+        source.set(assignment)?;
+    }
+    let alone: Alone = decode::decode(&source)?;
+    let tree = serde_json::to_value(&alone)
+        .map_err(|e| Error::Bug(format!("a dataset cannot be written: {e}")))?;
+    decode::refuse_lists_for_tables(&source, &tree)?;
+    alone.dataset.validate().map_err(|error| Error::Config {
+        at: decode::place(&source, &field_path("dataset", &error)),
+        problem: error.to_string(),
+    })?;
+    Ok(alone.dataset)
+}
+
 fn validate_weights(weights: &WeightsSection) -> Result<()> {
     let file = weights.file.display();
     ensure_range("file", "the path of a file", &file, !weights.file.as_os_str().is_empty())?;

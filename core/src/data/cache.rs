@@ -1,6 +1,6 @@
 //! Decoded arrays on disk, so that only the first epoch decodes files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,18 +8,19 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::name_of_its_own;
 use crate::error::{Error, Result};
 use crate::family::{Decoded, DecodedView, Raw, Values, ValuesView};
 use crate::hash::hex;
 use crate::system::MappedFile;
 
 /// First bytes of a file of the cache; the number is that of its layout.
-const MAGIC: &[u8; 16] = b"mie array 1\0\0\0\0\0";
+const MAGIC: &[u8; 16] = b"mie array 2\0\0\0\0\0";
 
 /// Bytes before the values: magic, kind, rank, shape, checksum. A multiple of 64, so that mapped
 /// values are aligned.
@@ -40,6 +41,12 @@ const UNFINISHED: &str = ".tmp";
 /// Age from which such a file is taken for one that a killed process left.
 const A_DAY: Duration = Duration::from_hours(24);
 
+/// How often a process says that it uses a recipe.
+const NOTED_EVERY: Duration = Duration::from_mins(1);
+
+/// Age of its last use up to which a recipe counts as in use by somebody.
+const IN_USE: Duration = Duration::from_mins(5);
+
 /// Folder of the cache: `MIE_CACHE_DIR`, or else `mie/decoded` in the user's cache folder
 /// (`XDG_CACHE_HOME`, `~/.cache`).
 pub fn cache_dir() -> PathBuf {
@@ -54,9 +61,10 @@ pub fn cache_dir() -> PathBuf {
 ///
 /// An array lies in a file of its own, named by the recipe that decoded it and by path, size and
 /// time of the files it came from, so a changed file or recipe is never answered by an old array.
-/// Files appear whole, by renaming, and carry a checksum, which a process looks at when it first
-/// reads them; one that is damaged counts as absent. When the limit is reached, recipes that no run
-/// has used for longest make room; when none is left but those in use, nothing more is kept.
+/// Files appear whole, by renaming, and carry a checksum of their name and content, which a process
+/// looks at when it first reads them; one that is damaged counts as absent. When the limit is
+/// reached, recipes that no run has used for longest make room; while none is left but those in use
+/// by some process, nothing more is kept.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -64,8 +72,6 @@ pub struct Cache {
     /// Arrays found, and arrays looked for in vain.
     found: AtomicU64,
     missed: AtomicU64,
-    /// Numbers temporary files.
-    written: AtomicU64,
     keeping: Mutex<Keeping>,
     checked: Checked,
 }
@@ -75,10 +81,17 @@ pub struct Cache {
 struct Keeping {
     /// Bytes in the folder when last counted, and what was written since; absent before that.
     bytes: Option<u64>,
-    /// Folders of recipes that this process has used.
-    recipes: BTreeSet<String>,
+    /// Folders of recipes that this process has used, and when it last said so there.
+    recipes: BTreeMap<String, Instant>,
     /// Why nothing more is written.
-    stopped: Option<String>,
+    stopped: Option<Stopped>,
+}
+
+#[derive(Debug)]
+struct Stopped {
+    reason: String,
+    /// When a full cache is looked at again: what others use now may be idle by then.
+    until: Option<Instant>,
 }
 
 impl Cache {
@@ -92,7 +105,6 @@ impl Cache {
             limit_bytes,
             found: AtomicU64::new(0),
             missed: AtomicU64::new(0),
-            written: AtomicU64::new(0),
             keeping: Mutex::default(),
             checked: Checked::default(),
         }
@@ -105,7 +117,7 @@ impl Cache {
 
     /// Why nothing more is kept, once that is so.
     pub fn stopped(&self) -> Option<String> {
-        self.lock().stopped.clone()
+        self.lock().stopped.as_ref().map(|stopped| stopped.reason.clone())
     }
 
     /// Looks for the array of `raw`, or decodes and keeps it; hands it to `then`.
@@ -122,9 +134,9 @@ impl Cache {
         then: impl FnOnce(DecodedView<'_>) -> Result<T>,
     ) -> Result<T> {
         let Some(place) = self.place(recipe, raw) else { return then(decode()?.view()) };
-        if let Some(stored) = Stored::open(&place.file, &self.checked) {
+        self.note_use(&place);
+        if let Some(stored) = Stored::open(&place.file, &place.name, &self.checked) {
             self.found.fetch_add(1, Ordering::Relaxed);
-            self.note_use(&place);
             return then(stored.view()?);
         }
         self.missed.fetch_add(1, Ordering::Relaxed);
@@ -154,13 +166,17 @@ impl Cache {
         let recipe = hex(&Sha256::digest(recipe.as_bytes())[..8]);
         let folder = self.folder.join(&recipe);
         let file = folder.join(&name[..2]).join(&name[2..]);
-        Some(Place { recipe, folder, file })
+        let name = format!("{recipe}/{name}");
+        Some(Place { recipe, folder, file, name })
     }
 
-    /// Remembers once a process that a recipe is in use.
+    /// Remembers that a recipe is in use, and says so to other processes now and then.
     fn note_use(&self, place: &Place) {
+        let now = Instant::now();
         let mut keeping = self.lock();
-        if keeping.recipes.insert(place.recipe.clone()) {
+        let noted = keeping.recipes.get(&place.recipe);
+        if noted.is_none_or(|&noted| now.duration_since(noted) >= NOTED_EVERY) {
+            keeping.recipes.insert(place.recipe.clone(), now);
             // Only a hint for making room: failing to leave it does no harm.
             let marker = File::options().append(true).open(place.folder.join(RECIPE_FILE));
             drop(marker.and_then(|file| file.set_modified(SystemTime::now())));
@@ -169,14 +185,21 @@ impl Cache {
 
     /// Writes an array, unless the cache is full or cannot be written.
     fn keep(&self, place: &Place, recipe: &str, decoded: &Decoded) {
-        let Some(header) = header(decoded) else { return };
+        let Some(header) = header(decoded, &place.name) else { return };
+        // A file that is damaged or of an older layout is replaced.
+        let replaced = fs::metadata(&place.file).map_or(0, |found| found.len());
         let bytes = (HEADER_BYTES + values_bytes(decoded).len()) as u64;
+        let bytes = bytes.saturating_sub(replaced);
         {
             let mut keeping = self.lock();
+            let is_over =
+                |stopped: &mut Stopped| stopped.until.is_some_and(|it| it <= Instant::now());
+            if keeping.stopped.take_if(is_over).is_some() {
+                keeping.bytes = None;
+            }
             if keeping.stopped.is_some() {
                 return;
             }
-            keeping.recipes.insert(place.recipe.clone());
             let held = keeping.bytes.unwrap_or_else(|| usage(&self.folder).0);
             let held = if held + bytes <= self.limit_bytes {
                 held
@@ -186,23 +209,26 @@ impl Cache {
             keeping.bytes = Some(held + bytes);
             if held + bytes > self.limit_bytes {
                 keeping.bytes = Some(held);
-                keeping.stopped = Some(format!(
+                let reason = format!(
                     "the cache of decoded files is full ({:.1} of {:.1} GB): what does not fit is \
                      decoded every epoch; run.cache_gigabytes is its size, `mie data cache --clear` \
                      empties it",
                     held as f64 / 1e9,
                     self.limit_bytes as f64 / 1e9
-                ));
+                );
+                let until = Some(Instant::now() + IN_USE);
+                keeping.stopped = Some(Stopped { reason, until });
                 return;
             }
         }
-        let number = self.written.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = write(place, recipe, &header, values_bytes(decoded), number) {
+        let written = once_more(|| write(place, recipe, &header, values_bytes(decoded)));
+        if let Err(error) = written {
             let folder = self.folder.display();
-            self.lock().stopped = Some(format!(
+            let reason = format!(
                 "decoded files cannot be kept in {folder}: {error}; every epoch decodes them \
                  again (MIE_CACHE_DIR names another folder, run.cache_gigabytes = 0 does without)"
-            ));
+            );
+            self.lock().stopped = Some(Stopped { reason, until: None });
         }
     }
 
@@ -216,6 +242,8 @@ struct Place {
     recipe: String,
     folder: PathBuf,
     file: PathBuf,
+    /// What the checksum ties the content to: recipe and file.
+    name: String,
 }
 
 /// Files whose checksum was right when this process first read them: it is computed once, since
@@ -252,7 +280,7 @@ struct Stored {
 
 impl Stored {
     /// Opens a file that is whole; `None` for one that is absent or damaged.
-    fn open(path: &Path, checked: &Checked) -> Option<Self> {
+    fn open(path: &Path, name: &str, checked: &Checked) -> Option<Self> {
         let opened = File::open(path).ok()?;
         let file = MappedFile::open(&opened).ok()?;
         let header = file.get(..HEADER_BYTES)?;
@@ -270,7 +298,8 @@ impl Stored {
         let whole = header.get(..16)? == MAGIC
             && values.len() == bytes
             && checked.whole(path, &opened, || {
-                word(2 + MOST_DIMENSIONS) == Some(checksum(&header[..CHECKED_BYTES], values))
+                let found = checksum(name, &header[..CHECKED_BYTES], values);
+                word(2 + MOST_DIMENSIONS) == Some(found)
             });
         whole.then_some(Self { file, shape, floats })
     }
@@ -288,9 +317,10 @@ impl Stored {
     }
 }
 
-/// Checksum of what stands before it in the header, and of the values.
-fn checksum(header: &[u8], values: &[u8]) -> u64 {
-    u64::from(crc32c::crc32c_append(crc32c::crc32c(values), header))
+/// Checksum of the values, of what stands before it in the header, and of the name of the file.
+fn checksum(name: &str, header: &[u8], values: &[u8]) -> u64 {
+    let content = crc32c::crc32c_append(crc32c::crc32c(values), header);
+    u64::from(crc32c::crc32c_append(content, name.as_bytes()))
 }
 
 fn values_bytes(decoded: &Decoded) -> &[u8] {
@@ -301,7 +331,7 @@ fn values_bytes(decoded: &Decoded) -> &[u8] {
 }
 
 /// The bytes before the values; `None` for an array of more dimensions than are kept.
-fn header(decoded: &Decoded) -> Option<Vec<u8>> {
+fn header(decoded: &Decoded, name: &str) -> Option<Vec<u8>> {
     if decoded.shape.len() > MOST_DIMENSIONS {
         return None;
     }
@@ -314,32 +344,37 @@ fn header(decoded: &Decoded) -> Option<Vec<u8>> {
     for side in shape {
         header.extend((side as u64).to_le_bytes());
     }
-    header.extend(checksum(&header, values_bytes(decoded)).to_le_bytes());
+    header.extend(checksum(name, &header, values_bytes(decoded)).to_le_bytes());
     header.resize(HEADER_BYTES, 0);
     Some(header)
 }
 
-/// Writes under a name of this process alone, then renames.
+/// Does it again where something was not there: a neighbour that makes room may have removed the
+/// folder in between.
+fn once_more(mut write: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
+    match write() {
+        Err(error) if error.kind() == ErrorKind::NotFound => write(),
+        done => done,
+    }
+}
+
+/// Writes under a name that nobody else writes to, then renames.
 ///
 /// Nothing is synced: after a power cut the checksum finds what is missing.
-fn write(
-    place: &Place,
-    recipe: &str,
-    header: &[u8],
-    values: &[u8],
-    number: u64,
-) -> std::io::Result<()> {
+fn write(place: &Place, recipe: &str, header: &[u8], values: &[u8]) -> std::io::Result<()> {
     let marker = place.folder.join(RECIPE_FILE);
     if !marker.exists() {
         fs::create_dir_all(&place.folder)?;
         fs::write(&marker, format!("{recipe}\n"))?;
     }
-    let temporary = place.folder.join(format!(".{}-{number}{UNFINISHED}", std::process::id()));
+    let temporary = place.folder.join(format!(".{}{UNFINISHED}", name_of_its_own()));
     if let Some(parent) = place.file.parent() {
         fs::create_dir_all(parent)?;
     }
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(header).and_then(|()| file.write_all(values)))
+    let mut file = File::create_new(&temporary)?;
+    let written = file
+        .write_all(header)
+        .and_then(|()| file.write_all(values))
         .and_then(|()| fs::rename(&temporary, &place.file));
     if written.is_err() {
         // The error at hand is the one to report.
@@ -391,18 +426,21 @@ fn usage(folder: &Path) -> (u64, u64) {
     sum
 }
 
-/// Removes recipes that are not in use, the longest unused first, until `bytes` more fit; gives the
-/// bytes that are left.
+/// Removes recipes that no process uses, the longest unused first, until `bytes` more fit; gives
+/// the bytes that are left.
 fn make_room(
     folder: &Path,
-    in_use: &BTreeSet<String>,
+    in_use: &BTreeMap<String, Instant>,
     held: u64,
     bytes: u64,
     limit_bytes: u64,
 ) -> u64 {
     let mut held = held;
-    let mut idle: Vec<_> =
-        entries(folder).into_iter().filter(|entry| !in_use.contains(&entry.folder)).collect();
+    let is_recent = |used: SystemTime| used.elapsed().unwrap_or_default() < IN_USE;
+    let mut idle = entries(folder);
+    idle.retain(|entry| {
+        !in_use.contains_key(&entry.folder) && !entry.last_used.is_some_and(is_recent)
+    });
     idle.sort_by_key(|entry| entry.last_used);
     for entry in idle {
         if held + bytes <= limit_bytes {
@@ -506,6 +544,13 @@ mod tests {
             };
             cache.with(recipe, &raw, decode, |view| Ok(view.f32()?.to_vec())).unwrap()
         }
+
+        /// Makes a recipe's last use that long ago.
+        fn last_used(&self, cache: &Cache, recipe: &str, age: Duration) {
+            let folder = cache.place(recipe, &Raw::File(self.file())).unwrap().folder;
+            let marker = File::options().append(true).open(folder.join(RECIPE_FILE)).unwrap();
+            marker.set_modified(SystemTime::now() - age).unwrap();
+        }
     }
 
     fn floats(values: &[f32]) -> Decoded {
@@ -559,16 +604,14 @@ mod tests {
             // What fills up the header may be anything.
             let filling = (CHECKED_BYTES + 8..HEADER_BYTES).contains(&damage);
             assert_eq!(
-                Stored::open(&written(&bench, &bytes), &Checked::default()).is_some(),
+                Stored::open(&written(&bench, &bytes), &place.name, &Checked::default()).is_some(),
                 filling,
                 "{damage}"
             );
         }
         for length in [0, 15, HEADER_BYTES, whole.len() - 1] {
-            assert!(
-                Stored::open(&written(&bench, &whole[..length]), &Checked::default()).is_none(),
-                "{length}"
-            );
+            let cut = written(&bench, &whole[..length]);
+            assert!(Stored::open(&cut, &place.name, &Checked::default()).is_none(), "{length}");
         }
         fs::write(&place.file, &whole[..60]).unwrap();
         let decoded = bench.decoded.get();
@@ -607,7 +650,9 @@ mod tests {
     fn a_full_cache_drops_idle_recipes_first_and_then_keeps_nothing_more() {
         let bench = Bench::new();
         let array = (HEADER_BYTES + 12 + "one\n".len()) as u64;
-        bench.get(&bench.cache(1 << 20), "old");
+        let before = bench.cache(1 << 20);
+        bench.get(&before, "old");
+        bench.last_used(&before, "old", 2 * IN_USE);
         let cache = bench.cache(2 * array);
         bench.get(&cache, "one");
         assert_eq!(entries(&bench.folder.path().join("cache")).len(), 2);
@@ -621,6 +666,117 @@ mod tests {
         assert_eq!(entries(&bench.folder.path().join("cache")).len(), 2);
         clear(&bench.folder.path().join("cache")).unwrap();
         assert!(entries(&bench.folder.path().join("cache")).is_empty());
+    }
+
+    #[test]
+    fn recipes_that_a_neighbour_used_minutes_ago_are_spared_until_they_are_idle() {
+        let bench = Bench::new();
+        let array = (HEADER_BYTES + 12 + "one\n".len()) as u64;
+        let folder = bench.folder.path().join("cache");
+        let neighbour = bench.cache(1 << 20);
+        bench.get(&neighbour, "one");
+        bench.last_used(&neighbour, "one", IN_USE / 2);
+        let cache = bench.cache(array);
+        bench.get(&cache, "two");
+        assert!(cache.stopped().unwrap().contains("full"));
+        assert_eq!(entries(&folder).remove(0).recipe, "one");
+        // Not looked at again at once.
+        bench.last_used(&neighbour, "one", 2 * IN_USE);
+        bench.get(&cache, "two");
+        assert_eq!(entries(&folder).remove(0).recipe, "one");
+        cache.lock().stopped.as_mut().unwrap().until = Some(Instant::now());
+        bench.get(&cache, "two");
+        assert_eq!((entries(&folder).remove(0).recipe.as_str(), cache.stopped()), ("two", None));
+    }
+
+    #[test]
+    fn a_process_says_every_minute_that_it_uses_a_recipe() {
+        let bench = Bench::new();
+        let folder = bench.folder.path().join("cache");
+        let cache = bench.cache(1 << 20);
+        bench.get(&cache, "one");
+        bench.last_used(&cache, "one", A_DAY);
+        let age = || entries(&folder)[0].last_used.unwrap().elapsed().unwrap();
+        bench.get(&cache, "one");
+        assert!(age() >= A_DAY, "not with every array");
+        let Some(earlier) = Instant::now().checked_sub(NOTED_EVERY) else { return };
+        cache.lock().recipes.values_mut().for_each(|noted| *noted = earlier);
+        bench.get(&cache, "one");
+        assert!(age() < IN_USE);
+    }
+
+    #[test]
+    fn a_folder_that_vanishes_while_it_is_written_to_is_made_again_once() {
+        let vanishes = |times: usize| {
+            let mut tries = 0;
+            let written = once_more(|| {
+                tries += 1;
+                if tries <= times { Err(ErrorKind::NotFound.into()) } else { Ok(()) }
+            });
+            (written.map_err(|error| error.kind()), tries)
+        };
+        assert_eq!(vanishes(0), (Ok(()), 1));
+        assert_eq!(vanishes(1), (Ok(()), 2));
+        assert_eq!(vanishes(9), (Err(ErrorKind::NotFound), 2));
+        assert!(once_more(|| Err(ErrorKind::StorageFull.into())).is_err());
+        // Writing starts with the folder.
+        let bench = Bench::new();
+        let cache = bench.cache(1 << 20);
+        bench.get(&cache, "one");
+        fs::remove_dir_all(bench.folder.path().join("cache")).unwrap();
+        bench.get(&cache, "one");
+        assert_eq!((cache.stopped(), entries(&bench.folder.path().join("cache")).len()), (None, 1));
+    }
+
+    #[test]
+    fn a_file_that_a_process_of_the_same_number_is_writing_is_left_alone() {
+        let bench = Bench::new();
+        let cache = bench.cache(1 << 20);
+        bench.get(&cache, "one");
+        let place = cache.place("one", &Raw::File(bench.file())).unwrap();
+        let others: Vec<_> = (0..4)
+            .map(|number| place.folder.join(format!(".{}-{number}.tmp", std::process::id())))
+            .collect();
+        for other in &others {
+            fs::write(other, "half an array").unwrap();
+        }
+        fs::remove_file(&place.file).unwrap();
+        bench.get(&cache, "one");
+        assert!(place.file.is_file());
+        for other in &others {
+            assert_eq!(fs::read_to_string(other).unwrap(), "half an array");
+        }
+        let left = fs::read_dir(&place.folder).unwrap().count();
+        assert_eq!(left, 2 + others.len(), "recipe, arrays and the others'");
+    }
+
+    #[test]
+    fn an_array_under_the_name_of_another_counts_as_absent() {
+        let bench = Bench::new();
+        let cache = bench.cache(1 << 20);
+        bench.get(&cache, "one");
+        let [one, two] =
+            ["one", "two"].map(|recipe| cache.place(recipe, &Raw::File(bench.file())).unwrap());
+        fs::create_dir_all(two.file.parent().unwrap()).unwrap();
+        fs::copy(&one.file, &two.file).unwrap();
+        assert!(Stored::open(&two.file, &one.name, &Checked::default()).is_some());
+        assert!(Stored::open(&two.file, &two.name, &Checked::default()).is_none());
+        bench.get(&cache, "two");
+        assert_eq!(bench.decoded.get(), 2);
+    }
+
+    #[test]
+    fn an_array_of_an_older_layout_is_replaced_and_counted_once() {
+        let bench = Bench::new();
+        let cache = bench.cache((HEADER_BYTES + 12 + "one\n".len()) as u64);
+        bench.get(&cache, "one");
+        let place = cache.place("one", &Raw::File(bench.file())).unwrap();
+        let whole = fs::read(&place.file).unwrap();
+        let mut older = whole.clone();
+        older[..MAGIC.len()].copy_from_slice(b"mie array 1\0\0\0\0\0");
+        fs::write(&place.file, older).unwrap();
+        bench.get(&cache, "one");
+        assert_eq!((fs::read(&place.file).unwrap(), cache.stopped()), (whole, None));
     }
 
     #[test]
@@ -732,11 +888,12 @@ mod tests {
             for word in [kind, rank].iter().chain(&sides) {
                 bytes.extend(word.to_le_bytes());
             }
-            bytes.extend(checksum(&bytes, &values).to_le_bytes());
+            bytes.extend(checksum("array", &bytes, &values).to_le_bytes());
             bytes.resize(HEADER_BYTES, 0);
             bytes.extend(values);
             let bench = Bench::new();
-            if let Some(stored) = Stored::open(&written(&bench, &bytes), &Checked::default()) {
+            let file = written(&bench, &bytes);
+            if let Some(stored) = Stored::open(&file, "array", &Checked::default()) {
                 let view = stored.view().unwrap();
                 let found = match view.values {
                     ValuesView::U8(values) => values.len(),
@@ -754,7 +911,7 @@ mod tests {
             let start: &[u8] = if named { MAGIC } else { b"" };
             let bench = Bench::new();
             let file = written(&bench, &[start, content.as_slice()].concat());
-            prop_assert!(Stored::open(&file, &Checked::default()).is_none());
+            prop_assert!(Stored::open(&file, "array", &Checked::default()).is_none());
         }
     }
 }

@@ -70,8 +70,10 @@ pub struct Fault {
 
 /// Counts samples, looks for their files and, with `decode`, decodes them by `modalities`.
 ///
-/// Files of all modalities of the dataset are looked for; those without a decoder in `modalities`
-/// are not opened. `progress` sees the samples done and their number.
+/// Files of all modalities of the dataset are looked for, and looked at as far as the dataset can
+/// tell what is cut off or no such file; those without a decoder in `modalities` are not decoded.
+/// Where a folder is missing that all files of a modality lie in, that is the only difference.
+/// `progress` sees the samples done and their number.
 ///
 /// # Errors
 /// When a decoder belongs to a modality that the dataset does not have. Faults of the data are no
@@ -102,11 +104,18 @@ pub fn check(
     count(dataset, &mut report);
     report.differences.extend(dataset.differences());
     report.notes = dataset.notes();
+    let mut reachable = Vec::with_capacity(known.len());
+    for modality in &known {
+        match dataset.reachable(modality) {
+            Ok(()) => reachable.push(modality),
+            Err(error) => report.differences.push(format!("{modality}: {error}")),
+        }
+    }
     let total: usize = Split::ALL.map(|split| dataset.samples(split).len()).iter().sum();
     let mut done = 0;
     for split in Split::ALL {
         for (index, sample) in dataset.samples(split).iter().enumerate() {
-            for modality in &known {
+            for &modality in &reachable {
                 let mut add = |Obstacle { file, reason, absent }| {
                     let (sample, modality) = (sample.id.clone(), modality.clone());
                     let list = if absent { &mut report.missing } else { &mut report.broken };
@@ -121,6 +130,9 @@ pub fn check(
                 };
                 if let Some(found) = obstacle(&raw) {
                     add(found);
+                } else if let Err(error) = dataset.inspect(modality, &raw) {
+                    let file = first_file(&raw);
+                    add(Obstacle { file, reason: error.to_string(), absent: false });
                 } else if let Some(decoder) = decoders.get_mut(modality.as_str()) {
                     match decoder.decode(&raw) {
                         Ok(()) => report.decoded += 1,
@@ -332,6 +344,8 @@ mod tests {
         train: Vec<Sample>,
         test: Vec<Sample>,
         noted: Vec<String>,
+        /// Whether the folder of the files is missing.
+        lost: bool,
     }
 
     impl Texts {
@@ -346,6 +360,7 @@ mod tests {
                 train: vec![sample("a", 0), sample("b", 1)],
                 test: vec![sample("c", 1)],
                 noted: Vec::new(),
+                lost: false,
             }
         }
     }
@@ -377,6 +392,18 @@ mod tests {
 
         fn notes(&self) -> Vec<String> {
             self.noted.clone()
+        }
+
+        fn reachable(&self, modality: &str) -> Result<()> {
+            let lost = self.lost && modality == "file";
+            if lost { Err(Error::data("texts", "there is no such folder")) } else { Ok(()) }
+        }
+
+        /// Finds those that end in the middle.
+        fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {
+            let Raw::File(file) = raw else { return Ok(()) };
+            let text = std::fs::read_to_string(file).map_err(Error::io("read", file))?;
+            if text == "cut" { Err(Error::data(file, "ends in the middle")) } else { Ok(()) }
         }
 
         fn expected(&self) -> Expected {
@@ -496,6 +523,35 @@ mod tests {
             );
             assert_eq!(report.differences, [line]);
         }
+    }
+
+    #[test]
+    fn a_missing_folder_is_one_difference_and_no_fault_of_each_sample() {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = Texts { lost: true, ..Texts::new(folder.path()) };
+        for decode in [false, true] {
+            let all = decoders(&["file", "text"]);
+            let report = check(&dataset, &all, decode, &mut |_, _| {}).unwrap();
+            assert_eq!(report.differences, ["file: texts: there is no such folder"]);
+            assert!(report.missing.is_empty() && report.broken.is_empty(), "{report:?}");
+            assert_eq!(report.decoded, if decode { 3 } else { 0 });
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_broken_without_being_decoded() {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = Texts::new(folder.path());
+        let file = folder.path().join("b.txt");
+        std::fs::write(&file, "cut").unwrap();
+        let report = check(&dataset, &[], false, &mut |_, _| {}).unwrap();
+        assert_eq!(report.broken.len(), 1);
+        assert_eq!(report.broken[0].file.as_ref(), Some(&file));
+        let line = format!(
+            "file: 1 broken, the first is that of `b`: {}: ends in the middle",
+            file.display()
+        );
+        assert_eq!(report.differences, [line]);
     }
 
     #[test]

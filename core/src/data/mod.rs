@@ -17,7 +17,9 @@ pub use mixup::{check_mixup, mix};
 pub(crate) use source::identity;
 pub use source::{DataSource, TestAccess};
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// Folder against which relative dataset paths are resolved.
 ///
@@ -29,4 +31,30 @@ pub fn data_dir() -> PathBuf {
         .or_else(|| from("XDG_DATA_HOME").map(|folder| folder.join("mie")))
         .or_else(|| from("HOME").map(|home| home.join(".local/share/mie")))
         .unwrap_or_else(|| PathBuf::from("data"))
+}
+
+/// Part of the name of something that is being made, unlike any other's: containers and hosts that
+/// share a disk have processes of equal numbers.
+fn name_of_its_own() -> String {
+    // Its keys are random, and others at each call.
+    format!("{}_{:016x}", std::process::id(), RandomState::new().hash_one(SystemTime::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_of_what_is_being_made_are_unlike_over_all_threads() {
+        let threads: Vec<_> =
+            (0..4).map(|_| std::thread::spawn(|| [(); 500].map(|()| name_of_its_own()))).collect();
+        let names: Vec<String> = threads.into_iter().flat_map(|it| it.join().unwrap()).collect();
+        // Apart from the number of the process, which another container has too.
+        let own: BTreeSet<_> = names.iter().map(|name| name.split_once('_').unwrap().1).collect();
+        assert_eq!(own.len(), 2_000);
+        // What stands around them in names of files is told apart by this.
+        assert!(!names.iter().any(|name| name.contains('-')), "{names:?}");
+    }
 }

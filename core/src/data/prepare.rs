@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::name_of_its_own;
 use crate::error::{Error, Result, guarded};
 use crate::family::Preparation;
 
@@ -29,6 +30,31 @@ pub struct PrepareReport {
     pub failures: Vec<Failure>,
     /// Whether it was ended before all was tried.
     pub interrupted: bool,
+}
+
+impl PrepareReport {
+    /// Each raw thing of which something could not be made, and why not, in order.
+    ///
+    /// What could not be made because what it is made of could not be made either stands there.
+    pub fn failures_by_source(&self) -> Vec<(&Path, String)> {
+        let unmade: BTreeSet<&Path> = self.failures.iter().map(|it| it.target.as_path()).collect();
+        let mut places: BTreeMap<&Path, usize> = BTreeMap::new();
+        let mut found: Vec<(&Path, Vec<&str>)> = Vec::new();
+        for Failure { source, reason, .. } in &self.failures {
+            if unmade.contains(source.as_path()) {
+                continue;
+            }
+            let place = *places.entry(source.as_path()).or_insert(found.len());
+            if place == found.len() {
+                found.push((source.as_path(), Vec::new()));
+            }
+            let reasons = &mut found[place].1;
+            if !reasons.contains(&reason.as_str()) {
+                reasons.push(reason);
+            }
+        }
+        found.into_iter().map(|(source, reasons)| (source, reasons.join("; "))).collect()
+    }
 }
 
 /// Something that could not be made.
@@ -154,8 +180,7 @@ fn make(preparation: &Preparation) -> Result<()> {
     let name = name.to_string_lossy();
     remove_leftovers(parent, &name);
     // Another process may be making the same: each has a name of its own.
-    let unfinished = parent.join(format!("{UNFINISHED}{}-{name}", std::process::id()));
-    remove(&unfinished)?;
+    let unfinished = parent.join(format!("{UNFINISHED}{}-{name}", name_of_its_own()));
     let made = guarded(&by.name(), || by.make(source, &unfinished)).and_then(|()| {
         match fs::rename(&unfinished, target) {
             // The other one was faster.
@@ -288,6 +313,52 @@ mod tests {
         assert_eq!((report.made, report.present), (0, 1), "nothing to make needs no program");
     }
 
+    /// Makes a folder of two files, while a neighbour makes it too.
+    struct Halves {
+        neighbour: Option<Preparation>,
+    }
+
+    impl Preparer for Halves {
+        fn name(&self) -> String {
+            "halves".to_owned()
+        }
+
+        fn make(&self, source: &Path, target: &Path) -> Result<()> {
+            fs::create_dir(target).map_err(Error::io("create", target))?;
+            for half in ["first", "second"] {
+                let file = target.join(half);
+                fs::copy(source, &file).map_err(Error::io("write", &file))?;
+                if let Some(neighbour) = &self.neighbour {
+                    make(neighbour)?;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_neighbour_with_the_same_process_number_leaves_a_half_made_folder_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("clip");
+        fs::write(&source, "frames").unwrap();
+        let made = folder.path().join("made");
+        let preparation = |neighbour| {
+            let by: Arc<dyn Preparer> = Arc::new(Halves { neighbour });
+            Preparation { source: source.clone(), target: made.join("clip"), by }
+        };
+        make(&preparation(Some(preparation(None)))).unwrap();
+        for half in ["first", "second"] {
+            assert_eq!(fs::read_to_string(made.join("clip").join(half)).unwrap(), "frames");
+        }
+        assert_eq!(fs::read_dir(&made).unwrap().count(), 1, "nothing half made is left");
+        // A name that a killed process of this number may have used is somebody else's.
+        fs::remove_dir_all(made.join("clip")).unwrap();
+        let other = made.join(format!("{UNFINISHED}{}-clip", std::process::id()));
+        fs::write(&other, "half").unwrap();
+        make(&preparation(None)).unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "half");
+    }
+
     #[test]
     fn a_missing_program_is_said_before_anything_is_made() {
         let folder = tempfile::tempdir().unwrap();
@@ -296,6 +367,34 @@ mod tests {
         assert_eq!(error.exit_status(), 2);
         assert!(error.to_string().contains("install it"), "{error}");
         assert!(!folder.path().join("made").exists());
+    }
+
+    #[test]
+    fn failures_are_summed_up_by_what_things_were_to_be_made_of() {
+        let failure = |source: &str, target: &str, reason: &str| Failure {
+            source: PathBuf::from(source),
+            target: PathBuf::from(target),
+            reason: reason.to_owned(),
+        };
+        let report = PrepareReport {
+            failures: vec![
+                failure("b.avi", "b/frames", "has no frame"),
+                failure("a.mp4", "a/frames", "is broken"),
+                failure("a.mp4", "a.wav", "has no sound"),
+                failure("c.mp4", "c/frames", "is broken"),
+                failure("c.mp4", "c.wav", "is broken"),
+                failure("b/frames", "b/flow", "is not there"),
+            ],
+            ..PrepareReport::default()
+        };
+        let found = report.failures_by_source();
+        let expected = [
+            ("b.avi", "has no frame"),
+            ("a.mp4", "is broken; has no sound"),
+            ("c.mp4", "is broken"),
+        ];
+        let expected = expected.map(|(source, reason)| (Path::new(source), reason.to_owned()));
+        assert_eq!(found, expected);
     }
 
     #[test]

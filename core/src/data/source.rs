@@ -175,6 +175,9 @@ impl DataSource {
     fn read_lists(&mut self, options: &DataSection) -> Result<()> {
         let excluded: BTreeSet<&str> = options.exclude.iter().map(String::as_str).collect();
         let plugin = format!("dataset `{}`", self.dataset_name);
+        for modality in self.modalities.keys() {
+            guarded(&plugin, || self.dataset.reachable(modality))?;
+        }
         let mut problems = Vec::new();
         for split in Split::ALL {
             let mut entries = Vec::new();

@@ -1,5 +1,6 @@
 //! Where the time of training steps goes.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -96,7 +97,8 @@ pub struct Shares {
 /// Data, modifiers and controllers are real, and so is what comes before the first step of a phase:
 /// published weights are read, and modifiers learn from their pass over the data. Weights are those
 /// of the start of the run. The record goes to a temporary folder; nothing is evaluated or saved.
-/// `each` is told the number of steps done, after each. On a CUDA device the parts of a step wait
+/// `each` is told the number of steps done, after each; where it breaks off, what was measured until
+/// then is returned. On a CUDA device the parts of a step wait
 /// for each other, so it takes a little longer than in a run.
 ///
 /// # Errors
@@ -106,7 +108,7 @@ pub fn measure_steps(
     data_dir: &Path,
     device: Device,
     request: &StepRequest,
-    each: &mut dyn FnMut(usize),
+    each: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<StepMeasurement> {
     ensure_range("steps", "at least 1", request.steps, request.steps > 0)?;
     let folder =
@@ -196,7 +198,7 @@ impl Trainer<'_> {
         index: usize,
         phase: &Phase,
         request: &StepRequest,
-        each: &mut dyn FnMut(usize),
+        each: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Vec<Lap>> {
         self.clock = Clock::Waiting;
         self.cursor.phase_index = index;
@@ -217,7 +219,15 @@ impl Trainer<'_> {
             if number > request.warm_up {
                 laps.push(Lap { samples: batch.len(), whole, data, spent: self.spent });
             }
-            each(number);
+            if each(number).is_break() {
+                break;
+            }
+        }
+        if laps.is_empty() {
+            return Err(Error::refused(
+                "the measurement was broken off before its first step",
+                "let it run longer, or take a smaller `warm_up`",
+            ));
         }
         Ok(laps)
     }

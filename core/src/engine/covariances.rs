@@ -1,10 +1,9 @@
 //! Covariances of layer inputs under the weights of a finished run.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use mie_record::RunDir;
-use tch::{Device, Tensor};
+use tch::Device;
 
 use super::selected;
 use crate::batch::Spec;
@@ -12,10 +11,10 @@ use crate::config::Resolved;
 use crate::data::{Batches, Request};
 use crate::error::{Error, Result};
 use crate::family::{Mode, Split};
-use crate::layers::{Layer, Probe, Statistics, matches_glob};
+use crate::layers::{Layer, Statistics, matches_glob};
 use crate::model::{Model, Running};
 use crate::parameters::GroupId;
-use crate::projection::{Covariance, CovarianceKind, Precision};
+use crate::projection::{Covariance, CovarianceKind, Covariances, Precision};
 
 /// Which covariances are wanted.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +57,8 @@ pub fn covariances(
             let width = layer.input_width();
             (layer.name, Covariance::new(width, request.kind, request.precision, device))
         };
-        let mut collector = Collector { wanted: wanted.map(start).collect() };
-        if collector.wanted.is_empty() {
+        let mut collector = Covariances(wanted.map(start).collect());
+        if collector.0.is_empty() {
             continue;
         }
         let mut batches = Batches::start(
@@ -90,7 +89,7 @@ pub fn covariances(
             model.forward(&batch, &spec, running)?;
             seen += 1;
         }
-        for (name, covariance) in collector.wanted {
+        for (name, covariance) in collector.0 {
             if covariance.batches() == 0 {
                 return Err(Error::refused(
                     format!(
@@ -106,20 +105,6 @@ pub fn covariances(
         }
     }
     Ok(all)
-}
-
-/// Sums covariances of the layers that are wanted and ignores the others.
-struct Collector {
-    wanted: BTreeMap<String, Covariance>,
-}
-
-impl Probe for Collector {
-    fn see(&mut self, layer: &Layer, input: &Tensor) -> Result<()> {
-        match self.wanted.get_mut(&layer.name) {
-            Some(covariance) => covariance.add(&layer.kind, input),
-            None => Ok(()),
-        }
-    }
 }
 
 impl CovarianceRequest {

@@ -193,6 +193,13 @@ pub trait DatasetConfig: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Number of classes of a complete copy, where that is known without its files.
+    ///
+    /// Experiments are checked with it where the files are not there.
+    fn class_count(&self) -> Option<usize> {
+        None
+    }
+
     /// Reads lists and labels; leaves media alone.
     ///
     /// # Errors
@@ -231,6 +238,26 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// When there is no such modality, or reading fails.
     fn raw(&self, split: Split, index: usize, modality: &str) -> Result<Raw<'_>>;
+
+    /// Looks for what all raw things of `modality` lie in, such as a folder of pictures; there is
+    /// nothing to look for by default.
+    ///
+    /// A folder that is missing is one fault, not one of each sample.
+    ///
+    /// # Errors
+    /// Names what is missing and says how to get it.
+    fn reachable(&self, _modality: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// Looks at a raw thing of `modality` without decoding it: whether it is of the right kind and
+    /// whole, as far as the start and the end of its files tell. Nothing is looked at by default.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    fn inspect(&self, _modality: &str, _raw: &Raw<'_>) -> Result<()> {
+        Ok(())
+    }
 
     /// What a complete copy holds.
     fn expected(&self) -> Expected {

@@ -288,12 +288,17 @@ pub(super) fn solve(
     // Eigenvalues are wanted more exactly than f32 has them.
     let matrix = &matrix.f_to_kind(Kind::Double)?;
     let trace = matrix.f_trace()?.double_value(&[]);
+    // What was summed in f32 may have eigenvalues a little below zero.
+    let positive = summed_in == Kind::Double;
+    let for_extremes = if positive { FOR_EXTREMES } else { FOR_EXTREMES - FOR_NEGATIVE };
     // An end that is off by `e` moves the exponent by no more than `rate e`.
-    let accuracy = (tolerance * FOR_EXTREMES / alpha.max(f64::MIN_POSITIVE)).min(LEAST_ACCURACY);
-    let Some(found) = lanczos::extremes(matrix, accuracy)? else {
+    let accuracy = (tolerance * for_extremes / alpha.max(f64::MIN_POSITIVE)).min(LEAST_ACCURACY);
+    let Some(found) = lanczos::extremes(matrix, accuracy, positive)? else {
         return declined("the extreme eigenvalues were not resolved".to_owned());
     };
-    let spectrum = Spectrum::new((found.smallest, found.largest), trace, width, summed_in);
+    let below_zero = (-found.smallest).max(0.0);
+    let ends = (found.smallest.max(0.0), found.largest);
+    let spectrum = Spectrum::new(ends, trace, width, summed_in);
     let solved = |projection: Projection, how: &str, error_bound, measured_error| Solved {
         solver: format!("chebyshev {}{how}", format_name(projection.format())),
         projection,
@@ -308,6 +313,15 @@ pub(super) fn solve(
         let identity = Projection::identity(width, (summed_in, matrix.device()))?;
         return Ok(solved(identity, "", 0.0, None));
     };
+    if rate * below_zero > FOR_NEGATIVE * tolerance {
+        return declined(format!(
+            "an eigenvalue is below zero by {:.1e} of the largest",
+            below_zero / found.largest
+        ));
+    }
+    if spectrum.unused(rate).is_some() {
+        return declined(format!("alpha {alpha} tells apart what only rounding does"));
+    }
     let exponential = Exponential { start, rate, interval: found.interval };
     if exponential.argument() > LARGEST_ARGUMENT {
         return declined(format!(
@@ -340,7 +354,12 @@ pub(super) fn solve(
         let measured = measured(matrix, &exponential, &projection)?;
         if measured <= tolerance {
             let how = format!(", degree {degree}, {} Lanczos steps", found.steps);
-            return Ok(solved(projection, &how, cut + rate * found.error, Some(measured)));
+            return Ok(solved(
+                projection,
+                &how,
+                cut + rate * (found.error + below_zero),
+                Some(measured),
+            ));
         }
         let format = format_name(projection.format());
         failed.push(format!("{format}: an error of {measured:.1e} was measured"));
@@ -351,6 +370,9 @@ pub(super) fn solve(
 /// Share of the tolerance that the extreme eigenvalues may take, and that of the series.
 const FOR_EXTREMES: f64 = 0.75;
 const FOR_SERIES: f64 = 0.2;
+
+/// Share of it that eigenvalues below zero may take, off that of the extremes.
+const FOR_NEGATIVE: f64 = 0.3;
 
 /// Accuracy of the extreme eigenvalues that the record is owed, relative to their distance.
 const LEAST_ACCURACY: f64 = 1e-5;

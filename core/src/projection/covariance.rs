@@ -1,12 +1,14 @@
 //! The running covariance of a layer's inputs.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::error::{Error, Result};
 use crate::family::State;
-use crate::layers::LayerKind;
+use crate::layers::{Layer, LayerKind, Probe};
 
 /// What is summed over batches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -113,6 +115,10 @@ impl Covariance {
     /// [`Error::Shape`] when the width is another one.
     pub fn add(&mut self, layer: &LayerKind, input: &Tensor) -> Result<()> {
         let _guard = no_grad_guard();
+        if self.batches == 0 {
+            // One that was saved while it was empty does not know where it was.
+            self.format.1 = input.device();
+        }
         let input = input.f_detach()?.f_to_kind(self.format.0)?;
         let windows = match layer {
             LayerKind::Linear => {
@@ -159,7 +165,7 @@ impl Covariance {
         let count = rows.size()[0];
         // The factor is worth keeping as long as it is smaller than the matrix.
         let most = self.width * 3 / 4;
-        if count >= ROWS_TOGETHER && (self.sum.is_some() || count > most) {
+        if count >= ROWS_TOGETHER && (self.sum.is_some() || self.row_count + count > most) {
             self.fold()?;
             return add_product(self.matrix_so_far()?, &rows);
         }
@@ -340,6 +346,19 @@ impl Covariance {
         self.batches = numbers["batches"].as_u64().unwrap_or_default();
         self.unit = numbers["unit"].as_f64().unwrap_or(1.0);
         Ok(())
+    }
+}
+
+/// Sums the covariances of the layers that it has, by their names, and ignores all others.
+#[derive(Debug, Default)]
+pub struct Covariances(pub BTreeMap<String, Covariance>);
+
+impl Probe for Covariances {
+    fn see(&mut self, layer: &Layer, input: &Tensor) -> Result<()> {
+        match self.0.get_mut(&layer.name) {
+            Some(covariance) => covariance.add(&layer.kind, input),
+            None => Ok(()),
+        }
     }
 }
 
@@ -570,6 +589,24 @@ pub(super) mod tests {
                 + sum.blocks.iter().map(Tensor::numel).sum::<usize>();
             assert!(numbers <= 7 * 40 * 40 / 4 + 256 * 40, "{numbers}");
         }
+    }
+
+    #[test]
+    fn many_rows_at_once_stay_within_the_bound_too() {
+        let (width, rows) = (600, 400);
+        let mut sum = empty(width, CovarianceKind::SecondMoment);
+        let mut expected = Tensor::zeros([width, width], (Kind::Double, CPU));
+        let mut most = 0;
+        for _ in 0..6 {
+            let batch = Tensor::randn([rows, width], (Kind::Double, CPU));
+            sum.add(&LayerKind::Linear, &batch).unwrap();
+            expected += batch.tr().matmul(&batch);
+            let numbers = sum.sum.as_ref().map_or(0, Tensor::numel)
+                + sum.blocks.iter().map(Tensor::numel).sum::<usize>();
+            most = most.max(numbers as i64);
+        }
+        assert!(most <= 7 * width * width / 4 + ROWS_TOGETHER * width, "{most}");
+        close(&sum.matrix().unwrap(), &expected, 1e-9);
     }
 
     #[test]

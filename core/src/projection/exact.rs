@@ -6,10 +6,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::map::{SpectralMap, Spectrum};
 use super::operator::{Projection, symmetric};
-use super::{Solved, Solver, epsilon};
+use super::{Solved, Solver, Solving, epsilon};
 use crate::error::{Error, Result};
 
-/// Eigenvalues `[width]`, at least 0, and eigenvectors `[width, width]` in columns.
+/// Eigenvalues `[width]` and eigenvectors `[width, width]` in columns.
+///
+/// Rounding leaves the zeros of a singular matrix on both sides of zero.
 pub(super) struct Decomposition {
     pub(super) values: Tensor,
     pub(super) vectors: Tensor,
@@ -80,6 +82,9 @@ impl fmt::Display for Residuals {
     }
 }
 
+/// Tolerance below which decompositions are in f64: their bound in f32 is about that.
+pub(super) const SINGLE: f64 = 1e-4;
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Attempt {
     solver: Solver,
@@ -88,11 +93,13 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// The solver in the matrix's own format, in f64, on the CPU, then the other solver there.
-    pub(super) fn ladder(matrix: &Tensor, solver: Solver) -> Vec<Self> {
+    /// The solver in the matrix's own format if that is exact enough, in f64, on the CPU, then the
+    /// other solver there.
+    pub(super) fn ladder(matrix: &Tensor, solver: Solver, single: bool) -> Vec<Self> {
         let first = if solver == Solver::Svd { Solver::Svd } else { Solver::Eigh };
         let other = if first == Solver::Eigh { Solver::Svd } else { Solver::Eigh };
-        let (kind, device) = (matrix.kind(), matrix.device());
+        let kind = if single { matrix.kind() } else { Kind::Double };
+        let device = matrix.device();
         let mut ladder = vec![
             Self { solver: first, kind, device },
             Self { solver: first, kind: Kind::Double, device },
@@ -106,13 +113,15 @@ impl Attempt {
     pub(super) fn decompose(&self, matrix: &Tensor) -> Result<Decomposition> {
         let matrix = matrix.f_to_device(self.device)?.f_to_kind(self.kind)?;
         let (values, vectors) = if self.solver == Solver::Svd {
-            let (_, values, vectors) = matrix.f_svd(true, true)?;
-            (values, vectors)
+            let (left, values, right) = matrix.f_svd(true, true)?;
+            // An eigenvalue below zero turns the left vector round.
+            let signs =
+                left.f_mul(&right)?.f_sum_dim_intlist(0i64, false, None::<Kind>)?.f_sign()?;
+            (values.f_mul(&signs)?, right)
         } else {
             matrix.f_linalg_eigh("L")?
         };
-        // Rounding leaves the zeros of a singular matrix on both sides of zero.
-        Ok(Decomposition { values: values.f_clamp_min(0.0)?, vectors })
+        Ok(Decomposition { values, vectors })
     }
 }
 
@@ -171,33 +180,40 @@ pub(super) fn solve(
     layer: &str,
     matrix: &Tensor,
     map: SpectralMap,
-    solver: Solver,
+    solving: Solving,
     ready: Option<Decomposition>,
 ) -> Result<Solved> {
-    let ladder = Attempt::ladder(matrix, solver);
+    let ladder = Attempt::ladder(matrix, solving.solver, solving.tolerance >= SINGLE);
     let first = ladder.first().copied();
     let ready = std::cell::RefCell::new(ready);
     let taken = first_exact(layer, matrix, ladder, &|attempt, matrix| {
         let ready = if Some(*attempt) == first { ready.take() } else { None };
         ready.map_or_else(|| attempt.decompose(matrix), Ok)
     })?;
-    let spectrum = Spectrum::of(&taken.found.values, matrix.kind())?;
+    let Taken { mut found, attempt, residuals, failed } = taken;
+    found.values = found.values.f_clamp_min(0.0)?;
+    let spectrum = Spectrum::of(&found.values, matrix.kind())?;
     let error_bound = match map {
         SpectralMap::Exponential { alpha, exponent } => {
             let rate = spectrum.exponential(alpha, exponent).map_or(0.0, |(_, rate)| rate);
-            Some(if rate > 0.0 { taken.residuals.error_bound(rate, spectrum.largest) } else { 0.0 })
+            Some(if rate > 0.0 {
+                let equal = spectrum.unused(rate).map_or(0.0, |limit| -(-rate * limit).exp_m1());
+                residuals.error_bound(rate, spectrum.largest) + equal
+            } else {
+                0.0
+            })
         }
         SpectralMap::NullSpace { .. } => None,
     };
     Ok(Solved {
-        projection: projection(&taken.found, &spectrum, map)?,
-        rank: Some(rank(&taken.found.values, spectrum.largest, spectrum.width, matrix.kind())?),
+        projection: projection(&found, &spectrum, map)?,
+        rank: Some(rank(&found.values, spectrum.largest, spectrum.width, matrix.kind())?),
         spectrum,
-        solver: taken.attempt.to_string(),
+        solver: attempt.to_string(),
         error_bound,
         measured_error: None,
-        residuals: Some(taken.residuals),
-        failed: taken.failed,
+        residuals: Some(residuals),
+        failed,
     })
 }
 

@@ -45,13 +45,14 @@ pub(super) fn solve(
     // In f64 whatever the sum is in: the matrix is small.
     let wide = factor.f_to_kind(Kind::Double)?;
     let matrix = wide.f_matmul(&wide.f_tr()?)?;
-    let ladder = Attempt::ladder(&matrix, Solver::Eigh);
+    let ladder = Attempt::ladder(&matrix, Solver::Eigh, false);
     let Taken { found, residuals, failed, .. } =
         first_exact(layer, &matrix, ladder, &Attempt::decompose)?;
-    let (values, vectors) = (found.values, found.vectors);
+    let (values, vectors) = (found.values.f_clamp_min(0.0)?, found.vectors);
     let largest = values.f_max()?.double_value(&[]);
     let trace = values.f_sum(Kind::Double)?.double_value(&[]);
-    let spectrum = Spectrum::new((0.0, largest), trace, width, format.0);
+    // The rows are taken as they are: nothing was summed in less than f64.
+    let spectrum = Spectrum::new((0.0, largest), trace, width, Kind::Double);
     let (weights, scale, error_bound) = match map {
         SpectralMap::Exponential { alpha, exponent } => {
             let rate = spectrum.exponential(alpha, exponent).map_or(0.0, |(_, rate)| rate);
@@ -77,7 +78,7 @@ pub(super) fn solve(
     let basis = coordinates.f_to_device(device)?.f_matmul(&wide)?.f_to_kind(format.0)?;
     Ok(Solved {
         projection: Projection::Thin { basis, scale }.settled()?,
-        rank: Some(rank(&values, largest, width, format.0)?),
+        rank: Some(rank(&values, largest, width, Kind::Double)?),
         spectrum,
         solver: format!("gram {}", format_name(format)),
         error_bound,

@@ -24,7 +24,7 @@ const OVERSTATED: f64 = 4.0;
 pub(super) struct Extremes {
     /// Largest eigenvalue, or less by no more than `error`.
     pub(super) largest: f64,
-    /// Smallest eigenvalue, or more by no more than `error`.
+    /// Smallest eigenvalue, or more by no more than `error`; below 0 by what rounding did.
     pub(super) smallest: f64,
     pub(super) error: f64,
     /// Interval that holds the whole spectrum.
@@ -32,19 +32,20 @@ pub(super) struct Extremes {
     pub(super) steps: i64,
 }
 
-/// Finds the extreme eigenvalues of a symmetric f64 matrix `[width, width]` without negative ones,
-/// of the given trace, to within `accuracy` of their distance; `None` where that takes too long.
+/// Finds the extreme eigenvalues of a symmetric f64 matrix `[width, width]` to within `accuracy` of
+/// their distance; `None` where that takes too long. `positive` says that none is below zero by
+/// more than the rounding of f64.
 ///
 /// Ritz values `t` lie inside the spectrum, and may stay away from an end for long when the start
 /// has little of its vector. So the error is proven, apart from the rounding of f64, rather than
 /// believed: `s_d >= t_d - e` where `C - (t_d - e) I` has a Cholesky factor, `s_1 <= t_1 + e` where
-/// `(t_1 + e) I - C` has one. Neither is needed where `t_d <= e`, and where the other eigenvalues
-/// are too small to reach `t_1` together: for the residual `r` of `t_1`, `2 t_1^2 >= ||C||_F^2`
-/// gives `s_1 <= t_1 + r`.
+/// `(t_1 + e) I - C` has one. The first is not needed where `t_d <= e` and none is negative, the
+/// second not where the other eigenvalues are too small to reach `t_1` together: for the residual
+/// `r` of `t_1`, `2 t_1^2 >= ||C||_F^2` gives `s_1 <= t_1 + r`.
 ///
 /// Every vector is made orthogonal to all before, twice, which rounding asks for. The start is the
 /// same at every call for a width.
-pub(super) fn extremes(matrix: &Tensor, accuracy: f64) -> Result<Option<Extremes>> {
+pub(super) fn extremes(matrix: &Tensor, accuracy: f64, positive: bool) -> Result<Option<Extremes>> {
     let width = matrix.size()[0];
     let format = (Kind::Double, matrix.device());
     let most = MOST_STEPS.min(width);
@@ -72,7 +73,7 @@ pub(super) fn extremes(matrix: &Tensor, accuracy: f64) -> Result<Option<Extremes
             continue;
         }
         let ritz = Ritz::of(&diagonal, &beside)?;
-        if let Some(found) = ritz.proven(matrix, norm, accuracy)? {
+        if let Some(found) = ritz.proven(matrix, norm, accuracy, positive)? {
             return Ok(Some(found));
         }
         if ritz.exhausted {
@@ -83,7 +84,7 @@ pub(super) fn extremes(matrix: &Tensor, accuracy: f64) -> Result<Option<Extremes
 }
 
 /// Whether `sign C + shift I` is positive definite.
-fn positive(matrix: &Tensor, sign: f64, shift: f64) -> Result<bool> {
+fn definite(matrix: &Tensor, sign: f64, shift: f64) -> Result<bool> {
     let shifted = matrix.f_mul_scalar(sign)?;
     let _ = shifted.f_diagonal(0, 0, 1)?.f_add_scalar_(shift)?;
     let (_, failed_at) = shifted.f_linalg_cholesky_ex(false, false)?;
@@ -138,8 +139,7 @@ impl Ritz {
         let residual = |k: i64| left * vectors.double_value(&[count - 1, k]).abs();
         Ok(Self {
             largest: value(count - 1),
-            // No eigenvalue is negative.
-            smallest: value(0).max(0.0),
+            smallest: value(0),
             residuals: (residual(0), residual(count - 1)),
             steps: count,
             exhausted: end.is_some(),
@@ -147,21 +147,29 @@ impl Ritz {
     }
 
     /// The extremes, where their errors can be proven to be within `accuracy` of their distance.
-    fn proven(&self, matrix: &Tensor, norm: f64, accuracy: f64) -> Result<Option<Extremes>> {
-        let Self { largest, smallest, residuals, .. } = *self;
+    fn proven(
+        &self,
+        matrix: &Tensor,
+        norm: f64,
+        accuracy: f64,
+        positive: bool,
+    ) -> Result<Option<Extremes>> {
+        let Self { largest, residuals, .. } = *self;
+        let smallest = if positive { self.smallest.max(0.0) } else { self.smallest };
         let error = (accuracy * (largest - smallest)).max(ROUNDING * largest);
         let hopeful = residuals.0.max(residuals.1) <= OVERSTATED * error;
         if !hopeful && !self.exhausted {
             return Ok(None);
         }
         let alone = 2.0 * largest * largest >= norm * norm && residuals.1 <= error;
-        let holds = (smallest <= error || positive(matrix, 1.0, error - smallest)?)
-            && (alone || positive(matrix, -1.0, largest + error)?);
-        Ok(holds.then(|| Extremes {
+        let near_zero = positive && smallest <= error;
+        let holds = (near_zero || definite(matrix, 1.0, error - smallest)?)
+            && (alone || definite(matrix, -1.0, largest + error)?);
+        Ok(holds.then_some(Extremes {
             largest,
             smallest,
             error,
-            interval: ((smallest - error).max(0.0), largest + error),
+            interval: (if near_zero { 0.0 } else { smallest - error }, largest + error),
             steps: self.steps,
         }))
     }
@@ -183,7 +191,7 @@ mod tests {
                 let values = matrix.linalg_eigvalsh("L");
                 let ends = (values.min().double_value(&[]), values.max().double_value(&[]));
                 for accuracy in [1e-5, 1e-7, 1e-10] {
-                    let Some(found) = extremes(&matrix, accuracy).unwrap() else {
+                    let Some(found) = extremes(&matrix, accuracy, true).unwrap() else {
                         continue;
                     };
                     let case = format!("{width} {rows} {seed} {accuracy}: {found:?} {ends:?}");
@@ -192,6 +200,32 @@ mod tests {
                     assert!((found.smallest - ends.0).abs() <= room, "{case}");
                     assert!(found.interval.0 <= ends.0 && ends.1 <= found.interval.1, "{case}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn an_end_that_the_start_has_nothing_of_is_never_overlooked() {
+        let width = 96;
+        tch::manual_seed(8);
+        let device = (Kind::Double, tch::Device::Cpu);
+        let start = start(width);
+        // A direction without any part of the start, and a matrix that keeps to the others.
+        let hidden = Tensor::randn([width], device);
+        let hidden = &hidden - &start * hidden.dot(&start);
+        let hidden = &hidden / hidden.norm();
+        let rows = Tensor::randn([2 * width, width], device);
+        let rows = &rows - rows.mv(&hidden).unsqueeze(1) * hidden.unsqueeze(0);
+        let others = rows.tr().matmul(&rows) / (2 * width) as f64 + Tensor::eye(width, device)
+            - hidden.unsqueeze(1) * hidden.unsqueeze(0);
+        for value in [9.0, 0.3] {
+            let matrix = &others + hidden.unsqueeze(1) * hidden.unsqueeze(0) * value;
+            let exact = matrix.linalg_eigvalsh("L");
+            let end = if value > 1.0 { exact.max() } else { exact.min() }.double_value(&[]);
+            assert!((end - value).abs() < 1e-9);
+            if let Some(found) = extremes(&matrix, 1e-6, true).unwrap() {
+                let seen = if value > 1.0 { found.largest } else { found.smallest };
+                assert!((seen - value).abs() <= found.error, "{value}: {found:?}");
             }
         }
     }

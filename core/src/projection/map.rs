@@ -68,8 +68,10 @@ pub(super) struct Spectrum {
     pub(super) smallest: f64,
     pub(super) mean: f64,
     pub(super) width: i64,
-    /// Share of the largest eigenvalue below which differences are rounding noise.
+    /// Share of the largest eigenvalue below which differences may be rounding noise.
     pub(super) noise: f64,
+    /// The same as rounding usually is, with a margin.
+    pub(super) rounding: f64,
 }
 
 impl Spectrum {
@@ -85,7 +87,8 @@ impl Spectrum {
         // whole range. What was rounded to f32 once stays so, whatever it is decomposed in.
         let noise = 4.0 * width as f64 * epsilon(summed_in);
         let noise = if summed_in == Kind::Double { noise.max(1e-12) } else { noise };
-        Self { largest, smallest, mean: trace / width as f64, width, noise }
+        let rounding = 4.0 * (width as f64).sqrt() * epsilon(summed_in);
+        Self { largest, smallest, mean: trace / width as f64, width, noise, rounding }
     }
 
     /// Takes eigenvalues `[width]`.
@@ -142,7 +145,7 @@ impl Spectrum {
     /// unused: those that no input uses are equally flat, and a rate that tells apart what only
     /// rounding does must not. `None` for rates that do not.
     pub(super) fn unused(&self, rate: f64) -> Option<f64> {
-        let limit = self.noise * self.largest;
+        let limit = self.rounding * self.largest;
         (rate * limit > NOTICEABLE).then_some(limit)
     }
 

@@ -32,7 +32,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 use crate::error::{Error, Result, ensure_range};
 
 pub use chebyshev::Series;
-pub use covariance::{Covariance, CovarianceKind, Precision};
+pub use covariance::{Covariance, CovarianceKind, Covariances, Precision};
 use exact::{Decomposition, Residuals};
 use map::Spectrum;
 pub use map::{Exponent, SpectralMap};
@@ -88,7 +88,8 @@ pub struct Solving {
     /// The solver.
     pub solver: Solver,
     /// Error of `P` that is allowed, in the spectral norm, in `(0, 1e-2]`: what `gram` leaves out and
-    /// `chebyshev` cuts off; from 2e-7 up its products are in f32.
+    /// `chebyshev` cuts off. It also decides on number formats: from 2e-7 up `chebyshev` multiplies
+    /// in f32, from 1e-4 up sums in f32 are decomposed in f32.
     pub tolerance: f64,
 }
 
@@ -141,8 +142,8 @@ pub struct SpectrumReport {
     pub solver: String,
     /// What `P` is made of.
     pub form: String,
-    /// Bound on the error of `P` in the spectral norm, rounding in the last product left aside:
-    /// what was cut off, and what the error of eigenvalues does. `None` for null spaces.
+    /// Bound on the error of `P` in the spectral norm, rounding in products left aside: what was
+    /// cut off, and what the error of eigenvalues does. `None` for null spaces.
     pub error_bound: Option<f64>,
     /// Error of `P` in the Frobenius norm, relative, as a few random vectors show it against f64.
     /// Measured for `chebyshev`.
@@ -152,7 +153,7 @@ pub struct SpectrumReport {
     /// Distance `||V^T V - I||_F / sqrt(width)` of eigenvectors from an orthonormal basis.
     pub orthogonality: Option<f64>,
     /// Largest residual and distance that are taken for exact (see [`project`]).
-    pub tolerance: Option<f64>,
+    pub residual_tolerance: Option<f64>,
     /// Attempts passed over before, with the reason.
     pub failed: Vec<String>,
     /// Wall time in seconds.
@@ -184,9 +185,9 @@ pub struct Asked<'a> {
 
 /// Computes `P` from the covariance of the inputs of `layer`.
 ///
-/// Tries the solver; where that cannot give `P` to the tolerance, a decomposition in the
-/// covariance's own number format, then in f64, then on the CPU, then the other decomposition, and
-/// takes the first result that is exact; never the identity in place of one. With `e` the spacing
+/// Tries the solver; where that cannot give `P` to the tolerance, a decomposition (in f32 where sum
+/// and tolerance allow it, else in f64), then on the CPU, then the other decomposition, and takes
+/// the first result that is exact; never the identity in place of one. With `e` the spacing
 /// of numbers at 1 in the format of the attempt and `d` the width, a decomposition is exact if
 ///
 /// ```text
@@ -240,7 +241,11 @@ fn decomposed_together(
     };
     let fits = |index: &usize| {
         let covariance = asked[*index].covariance;
-        covariance.width() <= TOGETHER && chosen(covariance, map, solving.solver) == Solver::Eigh
+        // Alone, they would be decomposed in the same format.
+        let format = covariance.format().0 == Kind::Double || solving.tolerance >= exact::SINGLE;
+        format
+            && covariance.width() <= TOGETHER
+            && chosen(covariance, map, solving.solver) == Solver::Eigh
     };
     let mut left: Vec<usize> = (0..asked.len()).filter(fits).collect();
     while let Some(&first) = left.first() {
@@ -269,7 +274,7 @@ fn decomposed_together(
         for (place, (index, _)) in matrices.iter().enumerate() {
             let place = place as i64;
             ready[*index] = Some(Decomposition {
-                values: values.f_select(0, place)?.f_clamp_min(0.0)?,
+                values: values.f_select(0, place)?,
                 vectors: vectors.f_select(0, place)?,
             });
         }
@@ -315,7 +320,7 @@ fn project_asked(
                 if let Some(Err(error)) = other {
                     failed.push(format!("chebyshev: {error}"));
                 }
-                exact::solve(layer, &matrix, map, chosen, ready)?
+                exact::solve(layer, &matrix, map, Solving { solver: chosen, ..solving }, ready)?
             }
         };
         (found, scale)
@@ -338,7 +343,7 @@ fn project_asked(
         measured_error: solved.measured_error,
         residual: residuals.map(|found| found.residual),
         orthogonality: residuals.map(|found| found.orthogonality),
-        tolerance: residuals.map(|found| found.tolerance),
+        residual_tolerance: residuals.map(|found| found.tolerance),
         failed,
         seconds: started.elapsed().as_secs_f64(),
     };
@@ -372,8 +377,8 @@ pub fn exponent(layer: &str, covariance: &Covariance, map: SpectralMap) -> Resul
     let (matrix, _) = scaled_matrix(layer, covariance)?;
     let matrix = matrix.f_to_kind(Kind::Double)?;
     let trace = matrix.f_trace()?.double_value(&[]);
-    let ends = if let Some(found) = lanczos::extremes(&matrix, Solving::TOLERANCE)? {
-        (found.smallest, found.largest)
+    let ends = if let Some(found) = lanczos::extremes(&matrix, Solving::TOLERANCE, false)? {
+        (found.smallest.max(0.0), found.largest)
     } else {
         let values = matrix.f_linalg_eigvalsh("L")?.f_clamp_min(0.0)?;
         (values.f_min()?.double_value(&[]), values.f_max()?.double_value(&[]))

@@ -121,6 +121,10 @@ const PICTURES: [(&str, &str); 4] = [
 
 #[typetag::serde(name = "av_digits")]
 impl DatasetConfig for AvDigitsConfig {
+    fn class_count(&self) -> Option<usize> {
+        Some(DIGITS)
+    }
+
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
         let root = context.resolve(&self.root);
         let recordings = root.join(&self.recordings);

@@ -1,6 +1,6 @@
 //! Clips with a recording and frames: what CREMA-D and Kinetics-Sounds share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -129,28 +129,153 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// What is made of the clips' videos, each `<clip>.<ending>` in `videos`: frames, and `sound`.
-    pub(super) fn preparations<'a>(
-        &'a self,
-        videos: &'a Path,
-        ending: &'a str,
+    /// What is made of the clips' videos: frames and, with `sound`, recordings, both named as the
+    /// list names the clip.
+    pub(super) fn preparations(
+        &self,
+        videos: &Videos,
         frames_per_second: u32,
         sound: bool,
-    ) -> impl Iterator<Item = Preparation> + 'a {
+    ) -> Vec<Preparation> {
         let frames: Arc<dyn Preparer> = Arc::new(Frames(Every::PerSecond(frames_per_second)));
         let recording: Arc<dyn Preparer> = Arc::new(Sound);
-        self.samples.iter().flat_map(move |sample| {
-            let clip = &sample.id;
-            let source = videos.join(format!("{clip}.{ending}"));
-            let of = |target: PathBuf, by: &Arc<dyn Preparer>| Preparation {
-                source: source.clone(),
-                target,
-                by: by.clone(),
+        let mut made = Vec::new();
+        for Sample { id: clip, .. } in &self.samples {
+            let mut add = |target: PathBuf, by: &Arc<dyn Preparer>| {
+                made.push(videos.preparation(clip, target, by));
             };
-            let sound = sound.then(|| of(self.audio.join(format!("{clip}.wav")), &recording));
-            [Some(of(self.frames.join(clip), &frames)), sound].into_iter().flatten()
-        })
+            add(self.frames.join(clip), &frames);
+            if sound {
+                add(self.audio.join(format!("{clip}.wav")), &recording);
+            }
+        }
+        made
     }
+}
+
+/// The videos of a folder, by their names.
+///
+/// Kinetics-400 names them `<id>_<start>_<end>`, the times in six digits; lists may have
+/// `<id>_<start>`, the time without zeros before it, or `<id>` alone.
+pub(super) struct Videos {
+    folder: PathBuf,
+    ending: &'static str,
+    /// Names without their ending.
+    names: BTreeSet<String>,
+    /// Start and name of those that are named as in Kinetics-400, by id, in order.
+    by_id: BTreeMap<String, Vec<(u32, String)>>,
+}
+
+impl Videos {
+    /// Lists the videos `<name>.<ending>` of a folder; there are none where it is missing.
+    pub(super) fn list(folder: PathBuf, ending: &'static str) -> Result<Self> {
+        let entries = match std::fs::read_dir(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            entries => Some(entries.map_err(Error::io("list", &folder))?),
+        };
+        let mut names = BTreeSet::new();
+        for entry in entries.into_iter().flatten() {
+            let file = PathBuf::from(entry.map_err(Error::io("list", &folder))?.file_name());
+            let name = file.file_stem().and_then(OsStr::to_str);
+            if let Some(name) = name.filter(|_| file.extension().is_some_and(|it| it == ending)) {
+                names.insert(name.to_owned());
+            }
+        }
+        let mut by_id: BTreeMap<String, Vec<(u32, String)>> = BTreeMap::new();
+        for name in &names {
+            if let Some((id, start)) = id_and_start(name) {
+                by_id.entry(id.to_owned()).or_default().push((start, name.clone()));
+            }
+        }
+        Ok(Self { folder, ending, names, by_id })
+    }
+
+    /// Names that a clip of a list may stand for: its own, or else those of its id and, where it
+    /// says one, its start.
+    fn fitting(&self, clip: &str) -> Vec<&str> {
+        if let Some(name) = self.names.get(clip) {
+            return vec![name.as_str()];
+        }
+        let mut fitting: Vec<&str> = self.of(clip).iter().map(|(_, name)| name.as_str()).collect();
+        let parts = clip.rsplit_once('_');
+        if let Some((id, start)) = parts.and_then(|(id, it)| Some((id, it.parse::<u32>().ok()?))) {
+            let others = self.of(id).iter().filter(|(found, _)| *found == start);
+            fitting.extend(others.map(|(_, name)| name.as_str()));
+        }
+        fitting
+    }
+
+    fn of(&self, id: &str) -> &[(u32, String)] {
+        self.by_id.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// What is made of the video of a clip; a failure where several may be meant.
+    fn preparation(&self, clip: &str, target: PathBuf, by: &Arc<dyn Preparer>) -> Preparation {
+        let file = |name: &str| format!("{name}.{}", self.ending);
+        let fitting = self.fitting(clip);
+        let name = match fitting[..] {
+            [] => clip,
+            [name] => name,
+            _ => {
+                let several = Several {
+                    clip: clip.to_owned(),
+                    meant: file(clip),
+                    files: fitting.iter().map(|name| file(name)).collect(),
+                };
+                let source = self.folder.clone();
+                return Preparation { source, target, by: Arc::new(several) };
+            }
+        };
+        Preparation { source: self.folder.join(file(name)), target, by: by.clone() }
+    }
+}
+
+/// Id and start of a video that is named as in Kinetics-400.
+fn id_and_start(name: &str) -> Option<(&str, u32)> {
+    let time = |text: &str| {
+        let is_time = text.len() == 6 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|_| is_time)
+    };
+    let (rest, end) = name.rsplit_once('_')?;
+    let (id, start) = rest.rsplit_once('_')?;
+    time(end)?;
+    Some((id, time(start)?))
+}
+
+/// Makes nothing of a clip that several videos fit: which one is meant is not for it to guess.
+struct Several {
+    clip: String,
+    /// Name of a file that would be taken before the others.
+    meant: String,
+    files: Vec<String>,
+}
+
+impl Preparer for Several {
+    fn name(&self) -> String {
+        format!("choice of a video for `{}`", self.clip)
+    }
+
+    fn make(&self, source: &Path, _target: &Path) -> Result<()> {
+        let Self { clip, meant, files } = self;
+        let problem = format!(
+            "{} videos fit the clip `{clip}` of the list, expected one: {}; rename the right one \
+             to `{meant}`, or take the others away",
+            files.len(),
+            files.join(", ")
+        );
+        Err(Error::data(source, problem))
+    }
+}
+
+/// Refuses to prepare anything while the folder of raw videos is missing that it is made of.
+///
+/// What is there already needs none.
+pub(super) fn expect_videos(wanted: &[Preparation], folder: &Path, guide: &str) -> Result<()> {
+    let is_needed = |it: &Preparation| it.source.starts_with(folder) && !it.target.exists();
+    if folder.is_dir() || !wanted.iter().any(is_needed) {
+        return Ok(());
+    }
+    Err(Error::data(folder, format!("there is no such folder of videos; {guide}")))
 }
 
 /// An opened dataset with the modalities `audio` and `video`.
@@ -367,5 +492,98 @@ mod tests {
         for text in ["", " ", ".wav", "..", "a/b", "../b", "/b", "a\\b", "a\0b", "\"\""] {
             assert_eq!(clip_name(text), None, "{text:?}");
         }
+    }
+
+    /// Lays out videos of these names; gives the folder and what is made of a clip there.
+    fn filmed(names: &[&str]) -> (tempfile::TempDir, Videos) {
+        let base = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::write(base.path().join(name), "a video").unwrap();
+        }
+        let videos = Videos::list(base.path().to_owned(), "mp4").unwrap();
+        (base, videos)
+    }
+
+    #[test]
+    fn a_video_is_found_by_its_name_or_by_its_id_and_start_or_by_its_id_alone() {
+        let (_base, videos) = filmed(&[
+            "-3Mwkq-7TV4_000002_000012.mp4",
+            "a_b_1_000010_000020.mp4",
+            "a_b_1_000100_000110.mp4",
+            "alone_000007_000017.mp4",
+            "alone.flv",
+            "exact.mp4",
+            "exact_000001_000011.mp4",
+            "40_40.000.mp4",
+        ]);
+        for (clip, fitting) in [
+            ("-3Mwkq-7TV4_2", "-3Mwkq-7TV4_000002_000012"),
+            ("-3Mwkq-7TV4_000002_000012", "-3Mwkq-7TV4_000002_000012"),
+            ("a_b_1_10", "a_b_1_000010_000020"),
+            ("a_b_1_100", "a_b_1_000100_000110"),
+            ("alone", "alone_000007_000017"),
+            ("exact", "exact"),
+            ("exact_1", "exact_000001_000011"),
+            ("40_40.000", "40_40.000"),
+        ] {
+            assert_eq!(videos.fitting(clip), [fitting], "{clip}");
+        }
+        for absent in ["-3Mwkq-7TV4_3", "-3Mwkq-7TV4_2_12", "a_b", "40_40", "a_b_1_10_20", "_2"] {
+            assert_eq!(videos.fitting(absent), [""; 0], "{absent}");
+        }
+    }
+
+    #[test]
+    fn a_clip_that_several_videos_fit_is_a_failure_that_names_them() {
+        let (base, videos) = filmed(&[
+            "a_000010_000020.mp4",
+            "a_000100_000110.mp4",
+            "b_000002_000012.mp4",
+            "b_000002_000007.mp4",
+        ]);
+        let sample = |id: &str| Sample { id: id.to_owned(), label: 0 };
+        let part = Part {
+            samples: ["a", "b_2", "a_10", "absent"].map(sample).to_vec(),
+            audio: base.path().join("wav"),
+            frames: base.path().join("frames"),
+        };
+        let made = part.preparations(&videos, 1, true);
+        assert_eq!(made.len(), 8);
+        let reason = |place: usize| {
+            let Preparation { source, target, by } = &made[place];
+            assert_eq!(source, base.path());
+            by.make(source, target).unwrap_err().to_string()
+        };
+        let end = "2 videos fit the clip `a` of the list, expected one: a_000010_000020.mp4, \
+                   a_000100_000110.mp4; rename the right one to `a.mp4`, or take the others away";
+        assert!(reason(0).ends_with(end), "{}", reason(0));
+        assert_eq!(reason(0), reason(1));
+        assert!(reason(2).contains("`b_2`") && reason(2).contains("b_000002_000007.mp4"));
+        // What is made is named as the list names the clip, whatever the video is called.
+        assert_eq!(made[4].source, base.path().join("a_000010_000020.mp4"));
+        assert_eq!(made[4].target, base.path().join("frames/a_10"));
+        assert_eq!(made[5].target, base.path().join("wav/a_10.wav"));
+        assert_eq!(made[6].source, base.path().join("absent.mp4"));
+    }
+
+    #[test]
+    fn a_missing_folder_of_videos_is_one_error_unless_nothing_is_to_be_made() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("videos");
+        let videos = Videos::list(folder.clone(), "mp4").unwrap();
+        let part = Part {
+            samples: vec![Sample { id: "a".to_owned(), label: 0 }],
+            audio: base.path().join("wav"),
+            frames: base.path().join("frames"),
+        };
+        let made = part.preparations(&videos, 1, false);
+        let error = expect_videos(&made, &folder, "take them from there").unwrap_err().to_string();
+        let end = "videos: there is no such folder of videos; take them from there";
+        assert!(error.ends_with(end), "{error}");
+        std::fs::create_dir_all(base.path().join("frames/a")).unwrap();
+        assert!(expect_videos(&made, &folder, "").is_ok());
+        std::fs::remove_dir(base.path().join("frames/a")).unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        assert!(expect_videos(&made, &folder, "").is_ok());
     }
 }

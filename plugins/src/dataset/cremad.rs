@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use mie_core::prelude::*;
 
-use super::clips::{ClipLists, Clips, KnownFault, Part, clip_name, expect_media, field};
+use super::clips::{
+    ClipLists, Clips, KnownFault, Part, Videos, clip_name, expect_media, expect_videos, field,
+};
 use crate::formats::lists;
 use crate::modality::spectrogram::SpectrogramConfig;
 
@@ -17,8 +19,9 @@ use crate::modality::spectrogram::SpectrogramConfig;
 ///
 /// The files cannot be fetched. Recordings (`AudioWAV`) and videos (`VideoFlash`) are at
 /// <https://github.com/CheyneyComputerScience/CREMA-D> in Git LFS, under `ODbL` 1.0; the lists
-/// `train.csv` and `test.csv` at <https://github.com/GeWu-Lab/OGM-GE_CVPR2022> in `data/CREMAD`,
-/// with a program in `video_preprocessing` that makes the frames. They are expected as
+/// `train.csv` and `test.csv` at <https://github.com/GeWu-Lab/OGM-GE_CVPR2022> in `data/CREMAD`.
+/// Frames are those of the program `video_preprocessing` there; `mie data prepare cremad` makes
+/// them of the videos in `CREMAD/VideoFlash`. They are expected as
 ///
 /// ```text
 /// CREMAD/annotations/train.csv
@@ -129,11 +132,11 @@ const ELSEWHERE: [(Split, &str); 4] = [
 
 const GUIDE: &str = "take AudioWAV and VideoFlash from \
                      https://github.com/CheyneyComputerScience/CREMA-D (Git LFS), train.csv and \
-                     test.csv from https://github.com/GeWu-Lab/OGM-GE_CVPR2022 (data/CREMAD), and \
-                     make frames as its video_preprocessing does; lay them out as \
-                     CREMAD/annotations/{train,test}.csv, CREMAD/AudioWAV/<clip>.wav and \
-                     CREMAD/Image-01-FPS/<clip>/<frame>.jpg in the data folder, which \
-                     MIE_DATA_DIR names";
+                     test.csv from https://github.com/GeWu-Lab/OGM-GE_CVPR2022 (data/CREMAD); lay \
+                     them out as CREMAD/annotations/{train,test}.csv, CREMAD/AudioWAV/<clip>.wav \
+                     and CREMAD/VideoFlash/<clip>.flv in the data folder, which MIE_DATA_DIR \
+                     names, and `mie data prepare cremad` makes of them the frames \
+                     CREMAD/Image-01-FPS/<clip>/<frame>.jpg";
 
 #[typetag::serde(name = "cremad")]
 impl DatasetConfig for CremadConfig {
@@ -146,6 +149,10 @@ impl DatasetConfig for CremadConfig {
             format!("the rate in the name of `frames`, or frames = {:?}", folder_of(rate));
         ensure_range("frames_per_second", &expected, rate, !other)?;
         ensure_range("min_frames", "at least 1", self.min_frames, self.min_frames >= 1)
+    }
+
+    fn class_count(&self) -> Option<usize> {
+        Some(EMOTIONS.len())
     }
 
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
@@ -176,8 +183,11 @@ impl DatasetConfig for CremadConfig {
         let root = context.resolve(&self.root);
         let videos = root.join(&self.videos);
         let parts = self.parts(&root)?;
-        let of = |part| Part::preparations(part, &videos, "flv", self.frames_per_second, false);
-        Ok(parts.values().flat_map(of).collect())
+        let found = Videos::list(videos.clone(), "flv")?;
+        let of = |part: &Part| part.preparations(&found, self.frames_per_second, false);
+        let made: Vec<Preparation> = parts.values().flat_map(of).collect();
+        expect_videos(&made, &videos, GUIDE)?;
+        Ok(made)
     }
 }
 
@@ -498,7 +508,13 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let error = refusal(base.path());
         assert!(error.contains("CREMAD/annotations/train.csv: there is no such list; "), "{error}");
-        for part in ["CheyneyComputerScience", "OGM-GE", "<clip>/<frame>.jpg", "MIE_DATA_DIR"] {
+        for part in [
+            "CheyneyComputerScience",
+            "OGM-GE",
+            "<clip>/<frame>.jpg",
+            "MIE_DATA_DIR",
+            "`mie data prepare cremad`",
+        ] {
             assert!(error.contains(part), "{error}");
         }
         let root = base.path().join("CREMAD");
@@ -511,6 +527,11 @@ mod tests {
         let error = refusal(base.path());
         assert!(error.contains("CREMAD/AudioWAV: there is no such folder, nor "), "{error}");
         assert!(error.contains("CheyneyComputerScience"), "{error}");
+        let prepared = || CremadConfig::default().preparations(&context(base.path()));
+        let missing = prepared().err().unwrap().to_string();
+        assert!(missing.contains("CREMAD/VideoFlash: there is no such folder of vid"), "{missing}");
+        std::fs::create_dir(root.join("VideoFlash")).unwrap();
+        assert_eq!(prepared().unwrap().len(), 2);
         // Recordings alone will do for an experiment that only listens.
         std::fs::create_dir(root.join("AudioWAV")).unwrap();
         assert!(CremadConfig::default().open(&context(base.path())).is_ok());

@@ -77,6 +77,10 @@ const GUIDE: &str = "take the pictures from https://github.com/googlefonts/noto-
 
 #[typetag::serde(name = "emoji_imgtext")]
 impl DatasetConfig for EmojiImgtextConfig {
+    fn class_count(&self) -> Option<usize> {
+        Some(GROUPS.len())
+    }
+
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
         let root = context.resolve(&self.root);
         let mut parts = BTreeMap::new();

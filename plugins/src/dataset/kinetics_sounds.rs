@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mie_core::prelude::*;
 
-use super::clips::{ClipLists, Clips, Part, clip_name, expect_media, field};
+use super::clips::{ClipLists, Clips, Part, Videos, clip_name, expect_media, expect_videos, field};
 use crate::formats::lists;
 use crate::modality::spectrogram::SpectrogramConfig;
 
@@ -15,7 +15,10 @@ use crate::modality::spectrogram::SpectrogramConfig;
 /// Kinetics-400 (<https://github.com/cvdfoundation/kinetics-dataset>) of these classes. Lists of
 /// 14799 training and 2597 test clips are at <https://github.com/GeWu-Lab/OGM-GE_CVPR2022> in
 /// `data/KineticSound`; the lists of the MIE paper, of about 15000, 1900 and 1900 clips, are not
-/// published. Sound and frames are taken from the videos beforehand and expected as
+/// published. Sound and frames are expected as below; `mie data prepare kinetics_sounds` makes them
+/// of the videos in `train_video` and `test_video` (those of validation are in `train_video`). The
+/// video of a clip has its name, or that of Kinetics-400, `<id>_<start>_<end>.mp4`, where the list
+/// has `<id>_<start>` or `<id>` alone and only one video fits.
 ///
 /// ```text
 /// kinetics_sound/annotations/train.csv
@@ -187,10 +190,12 @@ const OGM_GE_NAMES: [&str; 2] = ["my_train.txt", "my_test.txt"];
 const GUIDE: &str = "take the clips of the 31 classes from Kinetics-400 \
                      (https://github.com/cvdfoundation/kinetics-dataset) and my_train.txt and \
                      my_test.txt from https://github.com/GeWu-Lab/OGM-GE_CVPR2022 \
-                     (data/KineticSound), take sound and frames out of the clips, and lay them out \
-                     as kinetics_sound/annotations/<list>, kinetics_sound/train_wav/<clip>.wav and \
+                     (data/KineticSound); lay them out as kinetics_sound/annotations/<list> and \
+                     kinetics_sound/{train_video,test_video}/<video>.mp4 in the data folder, which \
+                     MIE_DATA_DIR names, and `mie data prepare kinetics_sounds` makes of them \
+                     kinetics_sound/train_wav/<clip>.wav and \
                      kinetics_sound/train_img/Image-01-FPS/<clip>/<frame>.jpg, likewise test_wav \
-                     and test_img, in the data folder, which MIE_DATA_DIR names";
+                     and test_img";
 
 #[typetag::serde(name = "kinetics_sounds")]
 impl DatasetConfig for KineticsSoundsConfig {
@@ -198,6 +203,10 @@ impl DatasetConfig for KineticsSoundsConfig {
         let rate = self.frames_per_second;
         ensure_range("frames_per_second", "[1, 99]", rate, (1..=99).contains(&rate))?;
         ensure_range("min_frames", "at least 1", self.min_frames, self.min_frames >= 1)
+    }
+
+    fn class_count(&self) -> Option<usize> {
+        Some(CLASSES.len())
     }
 
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
@@ -268,7 +277,10 @@ impl DatasetConfig for KineticsSoundsConfig {
                 _ => &self.train_videos,
             });
             let part = Part { samples, audio, frames };
-            preparations.extend(part.preparations(&videos, "mp4", self.frames_per_second, true));
+            let found = Videos::list(videos.clone(), "mp4")?;
+            let made = part.preparations(&found, self.frames_per_second, true);
+            expect_videos(&made, &videos, GUIDE)?;
+            preparations.extend(made);
         }
         Ok(preparations)
     }
@@ -657,7 +669,13 @@ mod tests {
         let refusal = || config.open(&context(base.path())).err().unwrap().to_string();
         let error = refusal();
         assert!(error.contains("annotations/train.csv: there is no such list; take "), "{error}");
-        for part in ["kinetics-dataset", "OGM-GE", "<clip>/<frame>.jpg", "MIE_DATA_DIR"] {
+        for part in [
+            "kinetics-dataset",
+            "OGM-GE",
+            "<clip>/<frame>.jpg",
+            "MIE_DATA_DIR",
+            "`mie data prepare kinetics_sounds`",
+        ] {
             assert!(error.contains(part), "{error}");
         }
         write(&root.join("annotations/my_train.txt"), "a,10,0\n");
@@ -675,6 +693,28 @@ mod tests {
         );
         std::fs::create_dir_all(root.join("train_img/Image-01-FPS")).unwrap();
         assert!(config.open(&context(base.path())).is_ok());
+    }
+
+    #[test]
+    fn videos_of_kinetics_400_are_prepared_under_the_names_that_the_lists_give_the_clips() {
+        let base = tempfile::tempdir().unwrap();
+        let root = base.path().join("kinetics_sound");
+        write(&root.join("annotations/train.csv"), "youtube_id,label\nb,bowling\n");
+        write(&root.join("annotations/test.csv"), "-3Mwkq-7TV4_2,10,2\n");
+        let prepared = || KineticsSoundsConfig::default().preparations(&context(base.path()));
+        let error = prepared().err().unwrap().to_string();
+        assert!(error.contains("train_video: there is no such folder of videos; take"), "{error}");
+        write(&root.join("train_video/b_000001_000011.mp4"), "a video");
+        write(&root.join("test_video/-3Mwkq-7TV4_000002_000012.mp4"), "a video");
+        let paths: Vec<[PathBuf; 2]> =
+            prepared().unwrap().into_iter().map(|it| [it.source, it.target]).collect();
+        let expected = [
+            ["train_video/b_000001_000011.mp4", "train_img/Image-01-FPS/b"],
+            ["train_video/b_000001_000011.mp4", "train_wav/b.wav"],
+            ["test_video/-3Mwkq-7TV4_000002_000012.mp4", "test_img/Image-01-FPS/-3Mwkq-7TV4_2"],
+            ["test_video/-3Mwkq-7TV4_000002_000012.mp4", "test_wav/-3Mwkq-7TV4_2.wav"],
+        ];
+        assert_eq!(paths, expected.map(|pair| pair.map(|path| root.join(path))));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mie_core::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::clips::ClipLists;
+use super::clips::{ClipLists, expect_videos};
 use super::util::{no_modality, no_sample};
 use crate::formats::ffmpeg::{Every, Frames};
 use crate::formats::flow_files::{FlowFiles, FlowForm};
@@ -27,7 +27,8 @@ use crate::modality::flow::FlowConfig;
 /// The files cannot be fetched: NVIDIA gives the videos for research on request. Lists are at
 /// <https://github.com/breadbread1984/R3DCNN>. The frames of `sk_color.avi` and `sk_depth.avi` are
 /// expected as pictures, JPEG or PNG, in a folder for each clip and stream, with their numbers at
-/// the end of their names:
+/// the end of their names; `mie data prepare nvgesture` makes them, and the flow, of the videos in
+/// `NVGesture/Video_data`:
 ///
 /// ```text
 /// NVGesture/nvgesture_train_correct_cvpr2016_v2.lst
@@ -230,17 +231,22 @@ const ELSEWHERE: [(Split, &str); 5] = [
 ];
 
 const GUIDE: &str = "ask NVIDIA for the videos (Molchanov et al. 2016), take the lists from \
-                     https://github.com/breadbread1984/R3DCNN, extract the frames of sk_color.avi \
-                     and sk_depth.avi and compute their flow; lay them out as \
+                     https://github.com/breadbread1984/R3DCNN; lay them out as \
                      NVGesture/nvgesture_{train,test}_correct_cvpr2016_v2.lst and \
-                     NVGesture/frames/class_01/subject3_r0/{rgb,depth,flow/flow_x,flow/flow_y}/00000.jpg in \
-                     the data folder, which MIE_DATA_DIR names";
+                     NVGesture/Video_data/class_01/subject3_r0/{sk_color,sk_depth}.avi in the data \
+                     folder, which MIE_DATA_DIR names, and `mie data prepare nvgesture` makes of \
+                     them the frames and their flow, \
+                     NVGesture/frames/class_01/subject3_r0/{rgb,depth,flow/flow_x,flow/flow_y}/00000.jpg";
 
 #[typetag::serde(name = "nvgesture")]
 impl DatasetConfig for NvgestureConfig {
     fn validate(&self) -> Result<()> {
         let least = self.min_frames.unwrap_or(1);
         ensure_range("min_frames", "at least 1", least, least >= 1)
+    }
+
+    fn class_count(&self) -> Option<usize> {
+        Some(CLASSES.len())
     }
 
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
@@ -297,6 +303,7 @@ impl DatasetConfig for NvgestureConfig {
                 flows.push(Preparation { source, target, by: Arc::new(by) });
             }
         }
+        expect_videos(&made, &root.join(&self.videos), GUIDE)?;
         made.extend(flows);
         Ok(made)
     }
@@ -763,9 +770,13 @@ mod tests {
         let root = base.path().join("NVGesture");
         let config = NvgestureConfig::default();
         let refusal = || config.open(&context(base.path())).err().unwrap().to_string();
+        let unprepared = config.preparations(&context(base.path())).err().unwrap().to_string();
+        let missing = "NVGesture/Video_data: there is no such folder of videos; ask NVIDIA";
+        assert!(unprepared.contains(missing), "{unprepared}");
         std::fs::rename(root.join("frames"), root.join("other")).unwrap();
         let error = refusal();
         assert!(error.contains("NVGesture/frames: there is no such folder; ask NVIDIA"), "{error}");
+        assert!(error.contains("`mie data prepare nvgesture` makes of them"), "{error}");
         let list = root.join(NvgestureLists::default().test);
         std::fs::rename(list, root.join("nvgesture_test_correct_v2.lst")).unwrap();
         let error = refusal();

@@ -152,6 +152,10 @@ const GUIDE: &str = "take train.txt, valid2.txt and test2.txt from \
 
 #[typetag::serde(name = "sarcasm")]
 impl DatasetConfig for SarcasmConfig {
+    fn class_count(&self) -> Option<usize> {
+        Some(CLASSES.len())
+    }
+
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
         let root = context.resolve(&self.root);
         let mut parts = BTreeMap::new();
@@ -191,10 +195,17 @@ register!(
 );
 
 impl SarcasmLists {
-    /// The published lists of MMSD2.0.
-    fn second() -> Self {
-        let list = |name: &str| Path::new("text_json_final").join(name);
-        Self { train: list("train.json"), valid: list("valid.json"), test: list("test.json") }
+    /// Whether they are those of MMSD2.0, told by the names of their files.
+    ///
+    /// Files of the same names in `text_json_clean` are others: with the uncorrected texts, and
+    /// fewer tweets.
+    fn are_second(&self) -> bool {
+        let Self { train, valid, test } = self;
+        let names = [(train, "train.json"), (valid, "valid.json"), (test, "test.json")];
+        names.iter().all(|(list, name)| {
+            list.ends_with(name)
+                && list.parent().is_none_or(|folder| !folder.ends_with("text_json_clean"))
+        })
     }
 
     /// Finds the list of each split that has one.
@@ -224,7 +235,7 @@ impl SarcasmConfig {
     }
 
     fn published(&self) -> Expected {
-        if self.lists == SarcasmLists::second() {
+        if self.lists.are_second() {
             return complete(&MMSD2);
         }
         let drops_the_same = self.dropped_words.iter().eq(DROPPED_WORDS);
@@ -479,6 +490,7 @@ mod tests {
         let config = SarcasmConfig { lists, ..SarcasmConfig::default() };
         let second = open(&config, Path::new(""));
         assert_eq!(counted(second.as_ref()), complete(&MMSD2).classes);
+        assert_eq!(second.expected(), complete(&MMSD2));
         assert_eq!(second.samples(Split::Train)[0].id, "840006160660983809");
         // The same tweets: one way reads their numbers as text, the other as integers.
         assert_eq!(names(first.as_ref()), names(second.as_ref()));
@@ -491,8 +503,21 @@ mod tests {
     fn the_default_lists_and_those_of_the_second_version_have_known_numbers() {
         let config = SarcasmConfig::default();
         assert_eq!(config.published(), complete(&MMSD));
-        let config = SarcasmConfig { lists: SarcasmLists::second(), ..config };
-        assert_eq!(config.published(), complete(&MMSD2));
+        for (folder, expected) in [
+            ("text_json_final", complete(&MMSD2)),
+            ("data/text_json_final", complete(&MMSD2)),
+            ("annotations", complete(&MMSD2)),
+            ("", complete(&MMSD2)),
+            ("text_json_clean", Expected::default()),
+        ] {
+            let names = ["train.json", "valid.json", "test.json"];
+            let lists = lists_of(Path::new(folder), names);
+            let config = SarcasmConfig { lists, ..SarcasmConfig::default() };
+            assert_eq!(config.published(), expected, "{folder}");
+        }
+        let lists = lists_of(Path::new(""), ["my_train.json", "valid.json", "test.json"]);
+        let config = SarcasmConfig { lists, ..config };
+        assert_eq!(config.published(), Expected::default());
     }
 
     #[test]

@@ -156,6 +156,10 @@ impl DatasetConfig for SyntheticConfig {
         Ok(())
     }
 
+    fn class_count(&self) -> Option<usize> {
+        Some(self.classes)
+    }
+
     fn open(&self, _context: &OpenContext) -> Result<Box<dyn Dataset>> {
         self.validate()?;
         Ok(Box::new(Synthetic::generate(self.clone())))

@@ -1,13 +1,13 @@
 //! Texts with pictures: what Twitter2015, MMSD and the emoji set share.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use mie_core::prelude::*;
 use serde_json::{Map, Value};
 
 use super::util::{no_modality, no_sample};
+use crate::formats;
 use crate::modality::hashed_words::HashedWordsConfig;
 use crate::modality::image::{Channels, ImageConfig, Resize};
 use crate::pictures::normalise::Normalise;
@@ -87,17 +87,24 @@ impl Dataset for TextImage {
         let part = part.ok_or_else(|| no_sample(self.dataset, split, index))?;
         match modality {
             "text" => Ok(Raw::Text(&part.texts[index])),
-            "image" => {
-                let picture = self.folder.join(&part.pictures[index]);
-                // Texts alone can be read without the folder, so it is missed here, not before.
-                if picture.exists() || self.folder.is_dir() {
-                    return Ok(Raw::File(picture));
-                }
-                let problem = format!("there is no such folder; {}", self.guide);
-                let problem = io::Error::new(ErrorKind::NotFound, problem);
-                Err(Error::io("find", &self.folder)(problem))
-            }
+            "image" => Ok(Raw::File(self.folder.join(&part.pictures[index]))),
             other => Err(no_modality(self.dataset, other, &self.modalities())),
+        }
+    }
+
+    fn reachable(&self, modality: &str) -> Result<()> {
+        // Texts alone can be read without it.
+        if modality != "image" || self.folder.is_dir() {
+            return Ok(());
+        }
+        let problem = format!("there is no such folder; {}", self.guide);
+        Err(Error::data(&self.folder, problem))
+    }
+
+    fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {
+        match raw {
+            Raw::File(file) => formats::picture::inspect(file),
+            _ => Ok(()),
         }
     }
 
@@ -185,6 +192,8 @@ pub(super) mod fixture {
 
 #[cfg(test)]
 mod tests {
+    use mie_core::data::check::check;
+
     use super::*;
 
     fn made_up(folder: PathBuf) -> TextImage {
@@ -209,12 +218,17 @@ mod tests {
         let folder = base.path().join("images");
         let dataset = made_up(folder.clone());
         assert_eq!(dataset.raw(Split::Train, 0, "text").unwrap(), Raw::Text("words"));
-        let error = dataset.raw(Split::Train, 0, "image").unwrap_err();
-        let message = error.to_string();
-        let end = "images: there is no such folder; take them from there";
-        assert!(message.starts_with("cannot find ") && message.ends_with(end), "{message}");
-        assert!(matches!(&error, Error::Io { source, .. } if source.kind() == ErrorKind::NotFound));
+        assert!(dataset.reachable("text").is_ok());
+        let error = dataset.reachable("image").unwrap_err().to_string();
+        assert!(
+            error.ends_with("images: there is no such folder; take them from there"),
+            "{error}"
+        );
+        let report = check(&dataset, &[], false, &mut |_, _| {}).unwrap();
+        assert_eq!(report.differences, [format!("image: {error}")]);
+        assert!(report.missing.is_empty());
         std::fs::create_dir(&folder).unwrap();
+        assert!(dataset.reachable("image").is_ok());
         let picture = Raw::File(folder.join("a.jpg"));
         assert_eq!(dataset.raw(Split::Train, 0, "image").unwrap(), picture);
     }

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::clips::ClipLists;
 use super::text_image::{Part, TextImage, complete, picture_name, stem};
-use crate::formats::lists;
 use crate::formats::words::SEPARATOR;
+use crate::formats::{self, lists};
 
 /// Reads Twitter2015: the sentiment of a tweet and its picture towards a target.
 ///
@@ -45,8 +45,9 @@ use crate::formats::words::SEPARATOR;
 ///
 /// Some pictures are missing, tiny or broken where they are published. The authors put a picture
 /// that says so in their place whenever one cannot be opened; here `fallback_image` replaces those
-/// that are missing or empty, and the run records how many. Those that are there and cannot be
-/// decoded are for `data.exclude`.
+/// that are missing or empty or, with `fallback_for = "unreadable"`, cut off or no pictures too. It
+/// is known before the run which ones, and the run records how many. Others that cannot be used are
+/// for `data.exclude`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Twitter2015Config {
@@ -61,6 +62,8 @@ pub struct Twitter2015Config {
     /// Picture that replaces missing ones, in the folder of pictures; empty for none. Where it is
     /// missing too, nothing is replaced. Default `17_06_4705.jpg`, as the authors.
     pub fallback_image: PathBuf,
+    /// Which pictures are replaced. Default `missing`.
+    pub fallback_for: FallbackFor,
     /// What of a tweet is read. Default `tweet`.
     pub text: TweetText,
 }
@@ -92,6 +95,19 @@ pub enum Twitter2015Form {
     Headed,
 }
 
+/// Which pictures the fallback replaces.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FallbackFor {
+    /// Those that are missing or empty.
+    #[default]
+    Missing,
+    /// These, and those that do not start as a PNG, JPEG or PNM or end before their picture does:
+    /// all that the authors could not open, but for damage between start and end. Looked at once,
+    /// when the dataset is opened.
+    Unreadable,
+}
+
 /// What of a tweet is read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +130,7 @@ impl Default for Twitter2015Config {
             form: Twitter2015Form::default(),
             images: PathBuf::from("twitter2015_images"),
             fallback_image: PathBuf::from("17_06_4705.jpg"),
+            fallback_for: FallbackFor::default(),
             text: TweetText::default(),
         }
     }
@@ -160,12 +177,18 @@ const GUIDE: &str = "take the lists from https://github.com/jefferyYu/TomBERT \
 
 #[typetag::serde(name = "twitter2015")]
 impl DatasetConfig for Twitter2015Config {
+    fn class_count(&self) -> Option<usize> {
+        Some(CLASSES.len())
+    }
+
     fn open(&self, context: &OpenContext) -> Result<Box<dyn Dataset>> {
         let root = context.resolve(&self.root);
         let folder = root.join(&self.images);
         let replaces = folder.join(&self.fallback_image).is_file();
         let mut parts = BTreeMap::new();
         let mut replaced = BTreeMap::new();
+        // A tweet with several targets has one picture.
+        let mut needy: BTreeMap<PathBuf, bool> = BTreeMap::new();
         for (split, file) in self.lists.files(&root)? {
             let mut part = Part::default();
             let mut names = BTreeMap::new();
@@ -174,7 +197,8 @@ impl DatasetConfig for Twitter2015Config {
                 let text = self.text(&row).ok_or_else(|| Error::data(&file, NO_TARGETS))?;
                 let id = sample_id(&row, &mut names);
                 let mut picture = PathBuf::from(row.image);
-                if replaces && is_missing(&folder.join(&picture)) {
+                let needs = || self.fallback_for.replaces(&folder.join(&picture));
+                if replaces && *needy.entry(picture.clone()).or_insert_with(needs) {
                     picture.clone_from(&self.fallback_image);
                     of_split.push(id.clone());
                 }
@@ -233,9 +257,13 @@ impl Twitter2015Config {
     fn remark(&self, replaced: &BTreeMap<Split, Vec<String>>) -> Option<String> {
         let mut all = replaced.values().flatten();
         let first = all.next()?;
+        let that = match self.fallback_for {
+            FallbackFor::Missing => "",
+            FallbackFor::Unreadable => " that can be read",
+        };
         Some(format!(
-            "image: {} samples have no picture of their own and get the fallback {}, the first is \
-             `{first}`",
+            "image: {} samples have no picture of their own{that} and get the fallback {}, the \
+             first is `{first}`",
             1 + all.count(),
             self.fallback_image.display()
         ))
@@ -249,6 +277,14 @@ fn fact(replaced: &BTreeMap<Split, Vec<String>>) -> Map<String, Value> {
         .map(|(split, ids)| (split.name().to_owned(), Value::from(ids.len())))
         .collect();
     [("samples_with_fallback_image".to_owned(), Value::Object(counts))].into_iter().collect()
+}
+
+impl FallbackFor {
+    /// Whether the fallback takes the place of a picture.
+    fn replaces(self, picture: &Path) -> bool {
+        is_missing(picture)
+            || self == Self::Unreadable && formats::picture::inspect(picture).is_err()
+    }
 }
 
 /// Whether there is no such picture, or nothing in it.
@@ -394,6 +430,7 @@ fn parse_block(block: &[(usize, String)]) -> Option<Row> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use mie_core::data::check::check;
     use proptest::prelude::{ProptestConfig, any, prop, prop_assert, proptest};
 
     use super::super::clips::fixture::{context, write};
@@ -473,6 +510,53 @@ mod tests {
         std::fs::remove_file(images.join("17_06_4705.jpg")).unwrap();
         let dataset = open(&Twitter2015Config::default(), base.path());
         assert_eq!(picture(dataset.as_ref(), Split::Test, 0), images.join("8.jpg"));
+    }
+
+    #[test]
+    fn what_is_no_picture_gets_the_fallback_where_that_is_asked_for() {
+        let base = made_up();
+        let images = base.path().join("Twitter15/twitter2015_images");
+        let fallback = images.join("17_06_4705.jpg");
+        let config =
+            Twitter2015Config { fallback_for: FallbackFor::Unreadable, ..Default::default() };
+        let dataset = open(&config, base.path());
+        // One picture of two samples; it holds the words "a picture".
+        for index in [0, 1] {
+            assert_eq!(picture(dataset.as_ref(), Split::Train, index), fallback);
+        }
+        let counts = serde_json::json!({ "train": 2, "valid": 1, "test": 1 });
+        assert_eq!(dataset.facts()["samples_with_fallback_image"], counts);
+        let line = dataset.differences().concat();
+        let start = "image: 4 samples have no picture of their own that can be read and get the";
+        assert!(line.starts_with(start), "{line}");
+        image::GrayImage::new(3, 2).save(images.join("186.jpg")).unwrap();
+        let dataset = open(&config, base.path());
+        assert_eq!(picture(dataset.as_ref(), Split::Train, 0), images.join("186.jpg"));
+    }
+
+    #[test]
+    fn a_check_finds_pictures_that_are_cut_off_or_none_without_decoding() {
+        let base = made_up();
+        let images = base.path().join("Twitter15/twitter2015_images");
+        let whole = base.path().join("whole.jpg");
+        image::GrayImage::new(64, 64).save(&whole).unwrap();
+        let content = std::fs::read(&whole).unwrap();
+        std::fs::write(images.join("186.jpg"), &content[..content.len() - 20]).unwrap();
+        std::fs::copy(&whole, images.join("8.jpg")).unwrap();
+        let dataset = open(&Twitter2015Config::default(), base.path());
+        let report = check(dataset.as_ref(), &[], false, &mut |_, _| {}).unwrap();
+        let broken: Vec<&str> = report.broken.iter().map(|fault| fault.sample.as_str()).collect();
+        // The fallback of the third holds the words "not found".
+        assert_eq!(broken, ["186@4", "186@8", "9@0"]);
+        assert!(report.missing.is_empty(), "{:?}", report.missing);
+        for (fault, end) in report.broken.iter().zip([
+            "186.jpg: is no picture that can be read: this JPEG ends before its picture does",
+            "186.jpg: is no picture that can be read: this JPEG ends before its picture does",
+            "17_06_4705.jpg: is no picture that can be read (PNG, JPEG, PNM): it starts as none of \
+             them",
+        ]) {
+            assert!(fault.reason.ends_with(end), "{}", fault.reason);
+        }
     }
 
     #[test]

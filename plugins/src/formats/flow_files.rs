@@ -221,7 +221,7 @@ fn frames(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Rows and columns of a picture, and its luma (ITU-R BT.601), rounded as by `OpenCV`.
-fn grey(file: &Path) -> Result<([usize; 2], Vec<f32>)> {
+pub(super) fn grey(file: &Path) -> Result<([usize; 2], Vec<f32>)> {
     let picture = picture::rgb(file)?;
     let size = [picture.height() as usize, picture.width() as usize];
     let luma = |pixel: &image::Rgb<u8>| {

@@ -1,6 +1,7 @@
 //! Pictures: PNG, JPEG and PNM.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::{DynamicImage, GrayImage, ImageFormat, ImageReader, Limits, RgbImage};
@@ -39,10 +40,7 @@ fn read(file: &Path) -> Result<DynamicImage> {
         .map_err(Error::io("read", file))?;
     // The decoder makes up what is missing of a JPEG.
     if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(&content) {
-        return Err(Error::data(
-            file,
-            "is no picture that can be read: this JPEG ends before its picture does",
-        ));
+        return Err(cut_off(file, "JPEG"));
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(LONGEST_SIDE);
@@ -53,16 +51,64 @@ fn read(file: &Path) -> Result<DynamicImage> {
     })
 }
 
+/// Looks at a picture without decoding it: whether it starts as one and, if it is a PNG or a JPEG,
+/// goes on to its end.
+///
+/// # Errors
+/// Names the file that cannot be read, is no picture or ends before its picture does. What is
+/// damaged between start and end is not found.
+pub fn inspect(file: &Path) -> Result<()> {
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+    const LAST_CHUNK: &[u8] = b"\0\0\0\0IEND\xaeB`\x82";
+    let [start, end] =
+        ends(file, PNG.len() as u64, LAST_CHUNK.len() as u64).map_err(Error::io("read", file))?;
+    // Most end with the mark of their end; behind that of others something was appended.
+    if start.starts_with(&[0xff, 0xd8, 0xff]) {
+        let whole = end.ends_with(&END_OF_JPEG) || is_whole_jpeg(&read_whole(file)?);
+        return if whole { Ok(()) } else { Err(cut_off(file, "JPEG")) };
+    }
+    if start == PNG {
+        let among = |content: &[u8]| content.windows(LAST_CHUNK.len()).any(|it| it == LAST_CHUNK);
+        let whole = end == LAST_CHUNK || among(&read_whole(file)?);
+        return if whole { Ok(()) } else { Err(cut_off(file, "PNG")) };
+    }
+    if matches!(start[..], [b'P', b'1'..=b'7', ..]) {
+        return Ok(());
+    }
+    let problem = "is no picture that can be read (PNG, JPEG, PNM): it starts as none of them";
+    Err(Error::data(file, problem))
+}
+
+/// The first and the last bytes of a file.
+fn ends(file: &Path, first: u64, last: u64) -> io::Result<[Vec<u8>; 2]> {
+    let (mut start, mut end) = (Vec::new(), Vec::new());
+    let mut opened = File::open(file)?;
+    let length = opened.metadata()?.len();
+    opened.by_ref().take(first).read_to_end(&mut start)?;
+    opened.seek(SeekFrom::Start(length.saturating_sub(last)))?;
+    opened.take(last).read_to_end(&mut end)?;
+    Ok([start, end])
+}
+
+fn cut_off(file: &Path, format: &str) -> Error {
+    let problem =
+        format!("is no picture that can be read: this {format} ends before its picture does");
+    Error::data(file, problem)
+}
+
+/// The mark of the end of a JPEG.
+const END_OF_JPEG: [u8; 2] = [0xff, 0xd9];
+
 /// Whether a JPEG has the mark of its end behind the start of its picture.
 fn is_whole_jpeg(content: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xda;
-    const END: [u8; 2] = [0xff, 0xd9];
     let mut place = 2;
     // Segments before the picture may hold a small one with an end of its own.
     while let Some(&[0xff, kind, high, low]) = content.get(place..place + 4) {
         if kind == START_OF_SCAN {
             // Most files end with it.
-            return content.ends_with(&END) || content[place..].windows(2).any(|two| two == END);
+            return content.ends_with(&END_OF_JPEG)
+                || content[place..].windows(2).any(|two| two == END_OF_JPEG);
         }
         // A mark may be preceded by any number of 0xff.
         place += if kind == 0xff { 1 } else { 2 + usize::from(u16::from_be_bytes([high, low])) };
@@ -121,6 +167,31 @@ mod tests {
             assert!(error.contains("cat.png: is no picture that can be read"), "{error}");
         }
         assert_eq!(grey(&folder.path().join("absent.png")).unwrap_err().exit_status(), 1);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_no_picture_is_told_by_start_and_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cat.jpg");
+        let problem = |content: &[u8]| {
+            std::fs::write(&file, content).unwrap();
+            inspect(&file).err().map(|error| error.to_string())
+        };
+        for (content, format) in WHOLE.iter().zip(["JPEG", "JPEG", "PNG", "PNG"]) {
+            assert_eq!(problem(content), None);
+            assert_eq!(problem(&[content.as_slice(), b"appended"].concat()), None);
+            for length in [content.len() - 1, content.len() / 2, 9] {
+                let error = problem(&content[..length]).unwrap();
+                let end = format!("this {format} ends before its picture does");
+                assert!(error.contains("cat.jpg: ") && error.ends_with(&end), "{error}");
+            }
+        }
+        assert_eq!(problem(b"P5 3 1 255\n\x00\x80\xff"), None);
+        for content in [&b""[..], b"<html>", b"P8 1 1", &[0xff, 0xd8]] {
+            let error = problem(content).unwrap();
+            assert!(error.ends_with("it starts as none of them"), "{error}");
+        }
+        assert_eq!(inspect(&folder.path().join("absent.jpg")).unwrap_err().exit_status(), 1);
     }
 
     #[test]

@@ -27,7 +27,9 @@ pub struct Waveform {
 
 /// Reads a file with integers of 8, 16, 24 or 32 bits or floats of 32 or 64 bits.
 ///
-/// Several channels are averaged. Chunks other than the format and the samples are skipped.
+/// Several channels are averaged. Chunks other than the format and the samples are skipped. Where
+/// the size of the samples was not known when the header was written, as with pipes, they are the
+/// rest of the file.
 ///
 /// # Errors
 /// When the file cannot be read, is truncated, holds no samples, a compressed format, or a value
@@ -68,7 +70,12 @@ fn parse_into(content: &[u8], samples: &mut Vec<f32>) -> Result<u32, String> {
     while let Some(head) = content.get(at..at + 8) {
         let size = u32_at(head, 4) as usize;
         let rest = &content[at + 8..];
-        match (&head[..4], rest.get(..size)) {
+        let body = if head.starts_with(b"data") && is_left_open(content, size) {
+            Some(rest)
+        } else {
+            rest.get(..size)
+        };
+        match (&head[..4], body) {
             (b"fmt ", Some(body)) => format = Some(Format::parse(body)?),
             (b"data", Some(body)) => {
                 let format: Format = format.ok_or("has no fmt chunk before its data chunk")?;
@@ -88,6 +95,14 @@ fn parse_into(content: &[u8], samples: &mut Vec<f32>) -> Result<u32, String> {
         at += 8 + size + size % 2;
     }
     Err("has no data chunk, or is truncated before it".to_owned())
+}
+
+/// Whether a data chunk of this size was begun by a writer that did not come back to its header.
+///
+/// A size of 0 is meant where the size of the whole file is filled in: other chunks follow then.
+fn is_left_open(content: &[u8], size: usize) -> bool {
+    let [unknown, whole] = [u32::MAX, u32_at(content, 4)].map(|size| size as usize);
+    size == unknown || (size == 0 && (whole == unknown || 8 + whole < content.len()))
 }
 
 /// How a number is written.
@@ -386,12 +401,12 @@ mod tests {
 
     #[test]
     fn a_header_that_declares_four_gigabytes_is_truncated() {
-        for name in [*b"fmt ", *b"data"] {
+        for (name, size) in [(*b"fmt ", u32::MAX), (*b"data", u32::MAX - 1)] {
             let mut content = integers(1, 8_000, 16, &[0, 0]);
             let at = content.windows(4).position(|window| *window == name).unwrap();
-            content[at + 4..at + 8].fill(0xff);
+            content[at + 4..at + 8].copy_from_slice(&size.to_le_bytes());
             let problem = parse(&content).unwrap_err();
-            assert!(problem.contains("should have 4294967295 bytes"), "{problem}");
+            assert!(problem.contains(&format!("should have {size} bytes")), "{problem}");
         }
         // A chunk of no interest that leads past the end leaves nothing to read.
         let mut content = file(&[chunk(*b"JUNK", &[0; 4])]);
@@ -400,11 +415,40 @@ mod tests {
     }
 
     #[test]
+    fn samples_of_unknown_size_are_the_rest_of_the_file() {
+        let piped = |whole: u32, data: u32, samples: &[u8]| {
+            // As ffmpeg writes to a pipe: a list of tags stands before the samples.
+            let tags = chunk(*b"LIST", b"INFOISFT\x04\0\0\0Lavf");
+            let format = chunk(*b"fmt ", &format(INTEGER, 1, 8_000, 16));
+            let mut content = file(&[format, tags, chunk(*b"data", &[])]);
+            content[4..8].copy_from_slice(&whole.to_le_bytes());
+            let at = content.len() - 4;
+            content[at..].copy_from_slice(&data.to_le_bytes());
+            content.extend(samples);
+            content
+        };
+        let two = [0x00, 0x40, 0x00, 0x80];
+        for (whole, data) in [(u32::MAX, u32::MAX), (u32::MAX, 0), (0, 0), (36, 0)] {
+            let read = parse(&piped(whole, data, &two)).unwrap();
+            assert_eq!((read.rate_hertz, read.samples), (8_000, vec![0.5, -1.0]));
+            assert_eq!(parse(&piped(whole, data, &[])).unwrap_err(), "holds no samples");
+            let cut = parse(&piped(whole, data, &two[..3])).unwrap_err();
+            assert!(cut.contains("3 bytes of samples, 2 to a frame"), "{cut}");
+        }
+        // What follows no samples in a file that is finished is no sound.
+        let format = chunk(*b"fmt ", &format(INTEGER, 1, 8_000, 16));
+        let silent = file(&[format, chunk(*b"data", &[]), chunk(*b"LIST", b"INFO")]);
+        assert_eq!(parse(&silent).unwrap_err(), "holds no samples");
+    }
+
+    #[test]
     fn errors_name_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("broken.wav");
         std::fs::write(&file, b"RIFF").unwrap();
         assert!(read(&file).unwrap_err().to_string().contains("broken.wav: is not a WAVE file"));
+        std::fs::write(&file, integers(1, 8_000, 16, &[])).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("broken.wav: holds no samples"));
         let absent = read(&folder.path().join("absent.wav")).unwrap_err().to_string();
         assert!(absent.contains("cannot read") && absent.contains("absent.wav"), "{absent}");
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mie_core::prelude::*;
 use mie_core::projection::{
-    Asked, Covariance, CovarianceKind, Precision, Projection, Solving, SpectralMap, SpectrumReport,
-    Work, drift, exponent, project_each,
+    Asked, Covariance, CovarianceKind, Covariances, Precision, Projection, Solving, SpectralMap,
+    SpectrumReport, Work, drift, exponent, project_each,
 };
 use serde_json::{Value, json};
 
@@ -31,9 +31,11 @@ pub enum Refresh {
     Epoch,
     /// Between steps, from what the layers saw in the steps themselves: a running covariance, for
     /// strategies whose steps train the sources too. Modalities learn from the phase's sources, or
-    /// from all others where it has none; a phase with sources starts from a pass as above.
+    /// from all others where it has none; a phase with sources starts from a pass as above. The
+    /// record of an epoch's refreshes is made at the start of the next.
     Steps {
-        /// Steps between refreshes, at least 1.
+        /// Trainings on a batch between refreshes, at least 1; where modalities take turns at a
+        /// batch, each turn is one.
         every: u64,
         /// What a covariance keeps with each step, in `(0, 1]`; 1 forgets nothing.
         decay: f64,
@@ -68,6 +70,12 @@ impl Learning<'_> {
         }
         let drift = self.drift_tolerance;
         ensure_range("drift_tolerance", "[0, inf)", drift, drift >= 0.0 && drift.is_finite())?;
+        // At the start of a phase there is nothing yet to hold against.
+        let useful = drift <= 0.0 || self.refresh != Refresh::Phase;
+        ensure_range("drift_tolerance", "0 while `refresh` is \"phase\"", drift, useful)?;
+        let steps = matches!(self.refresh, Refresh::Steps { .. });
+        let expected = "false while `refresh` is by steps";
+        ensure_range("normalise", expected, self.normalise, !(self.normalise && steps))?;
         if let Some(size) = self.covariance_batch_size {
             ensure_range("covariance_batch_size", "at least 1", size, size > 0)?;
         }
@@ -121,7 +129,7 @@ impl Learning<'_> {
         let device = run.device();
         let empty =
             |pair: &Pair| (pair.source.name.clone(), self.empty(pair.source.input_width(), device));
-        let mut collector = Collector { wanted: pairs.iter().map(empty).collect() };
+        let mut collector = Covariances(pairs.iter().map(empty).collect());
         let request = PassRequest {
             split: Split::Train,
             batch_size: self.covariance_batch_size,
@@ -133,7 +141,7 @@ impl Learning<'_> {
             spec: Spec::evaluation([source.to_owned()]),
         };
         run.pass(&request, Some(&mut collector), &mut |_, _| Ok(()))?;
-        for (layer, covariance) in &collector.wanted {
+        for (layer, covariance) in &collector.0 {
             if covariance.batches() == 0 {
                 return Err(Error::refused(
                     format!("the training data do not fill one batch to learn `{layer}` from"),
@@ -141,21 +149,7 @@ impl Learning<'_> {
                 ));
             }
         }
-        Ok(collector.wanted)
-    }
-}
-
-/// Sums covariances of the layers that matter and ignores the others.
-struct Collector {
-    wanted: BTreeMap<String, Covariance>,
-}
-
-impl Probe for Collector {
-    fn see(&mut self, layer: &Layer, input: &Tensor) -> Result<()> {
-        match self.wanted.get_mut(&layer.name) {
-            Some(covariance) => covariance.add(&layer.kind, input),
-            None => Ok(()),
-        }
+        Ok(collector.0)
     }
 }
 
@@ -166,7 +160,9 @@ pub(super) struct Place {
     weight: String,
     /// Outputs of the layer.
     rows: i64,
-    /// The layer of the source that it is learnt from, and what is known of it.
+    /// The modality that it is learnt from: several may share a head.
+    modality: String,
+    /// The layer of it, and what is known of that.
     source: String,
     group: GroupId,
     kind: LayerKind,
@@ -174,8 +170,9 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn of(pair: &Pair) -> Self {
+    fn of(pair: &Pair, modality: &str) -> Self {
         Self {
+            modality: modality.to_owned(),
             weight: pair.target.weight.path.to_string(),
             rows: pair.target.shape.first().copied().unwrap_or(1),
             source: pair.source.name.clone(),
@@ -203,8 +200,11 @@ pub(super) struct Projections {
     running: BTreeMap<String, Covariance>,
     /// Steps that running covariances have seen in this phase.
     steps: u64,
-    /// Refreshes between steps that no report has told of.
+    /// Layers of sources that were seen since the last refresh between steps.
+    touched: BTreeSet<String>,
+    /// Refreshes between steps that no report has told of in detail, and how many more there were.
     untold: Vec<Value>,
+    more: u64,
     /// Groups of the running covariances.
     watched: Vec<GroupId>,
 }
@@ -251,7 +251,7 @@ impl Projections {
             // The epoch that opens a phase has just been provided for.
             (Moment::EpochStart, Refresh::Epoch) if at.epoch > 0 => self.again(learning, run, at),
             (Moment::EpochStart, Refresh::Steps { .. }) if !self.untold.is_empty() => {
-                Ok(Some(Value::Array(std::mem::take(&mut self.untold))))
+                Ok(Some(Value::Array(self.tell())))
             }
             _ => Ok(None),
         }
@@ -265,7 +265,7 @@ impl Projections {
         at: &Boundary,
     ) -> Result<Option<Value>> {
         let had = self.learnt.iter().any(|learnt| learnt.projection.is_some());
-        let mut reports = std::mem::take(&mut self.untold);
+        let mut reports = self.tell();
         *self = Self::default();
         let steps = matches!(learning.refresh, Refresh::Steps { .. });
         for target in &at.trained {
@@ -280,7 +280,7 @@ impl Projections {
                          its gradients are not modified"
                     ));
                 }
-                let places = paired.pairs.iter().map(Place::of);
+                let places = paired.pairs.iter().map(|pair| Place::of(pair, &source));
                 self.learnt.extend(places.map(|place| Learnt {
                     place,
                     projection: None,
@@ -310,6 +310,16 @@ impl Projections {
         Ok((had || !reports.is_empty()).then(|| Value::Array(reports)))
     }
 
+    /// Takes out what is to be told of refreshes between steps.
+    fn tell(&mut self) -> Vec<Value> {
+        let mut told = std::mem::take(&mut self.untold);
+        let more = std::mem::take(&mut self.more);
+        if more > 0 {
+            told.push(json!({ "more": more }));
+        }
+        told
+    }
+
     fn watch(&mut self) {
         let sources = self.learnt.iter().map(|learnt| learnt.place.group.clone());
         let groups: BTreeSet<GroupId> = sources.collect();
@@ -327,7 +337,7 @@ impl Projections {
         for target in &at.trained {
             for source in learning.sources(run, at, target) {
                 let mut paired = learning.scope.pair(run, target, &source);
-                let known = |pair: &Pair| self.place_of(&Place::of(pair)).is_some();
+                let known = |pair: &Pair| self.place_of(&Place::of(pair, &source)).is_some();
                 paired.pairs.retain(known);
                 if !paired.pairs.is_empty() {
                     reports.push(self.pass(learning, run, target, &source, &paired)?);
@@ -356,7 +366,7 @@ impl Projections {
         }
         let mut indices = Vec::new();
         for pair in &paired.pairs {
-            indices.extend(self.place_of(&Place::of(pair)));
+            indices.extend(self.place_of(&Place::of(pair, source)));
         }
         let device = run.device();
         let layers = self.renew(learning, &indices, &covariances, None, device)?;
@@ -440,6 +450,7 @@ impl Projections {
             {
                 covariance.decay(decay)?;
                 covariance.add(kind, input)?;
+                self.touched.insert(source.clone());
                 (saw, device) = (true, input.device());
             }
         }
@@ -450,14 +461,18 @@ impl Projections {
         if !self.steps.is_multiple_of(every) {
             return Ok(());
         }
-        let all: Vec<usize> = (0..self.learnt.len()).collect();
+        let touched = std::mem::take(&mut self.touched);
+        let all: Vec<usize> = (0..self.learnt.len())
+            .filter(|index| touched.contains(&self.learnt[*index].place.source))
+            .collect();
         let running = std::mem::take(&mut self.running);
         let layers = self.renew(learning, &all, &running, Some(every as f64), device);
         self.running = running;
+        let layers = layers?;
         if self.untold.len() < MOST_TOLD {
-            self.untold.push(json!({ "step": step.step, "layers": layers? }));
+            self.untold.push(json!({ "step": step.step, "layers": layers }));
         } else {
-            layers?;
+            self.more += 1;
         }
         Ok(())
     }
@@ -480,7 +495,9 @@ impl Projections {
         }
         state.values.insert("places".to_owned(), json!(places));
         state.values.insert("steps".to_owned(), json!(self.steps));
+        state.values.insert("touched".to_owned(), json!(self.touched));
         state.values.insert("untold".to_owned(), json!(self.untold));
+        state.values.insert("more".to_owned(), json!(self.more));
         Ok(state)
     }
 
@@ -489,7 +506,9 @@ impl Projections {
         *self = Self::default();
         let places: Vec<Place> = state.take("places")?;
         self.steps = state.take("steps")?;
+        self.touched = state.take("touched")?;
         self.untold = state.take("untold")?;
+        self.more = state.take("more")?;
         for (index, place) in places.into_iter().enumerate() {
             let name = format!("projection/{index}");
             let saved = state.tensors.contains_key(&name);
@@ -537,6 +556,7 @@ impl Projections {
         let place = Place {
             weight: weight.to_owned(),
             rows: 1,
+            modality: String::new(),
             source: String::new(),
             group: GroupId::SharedHead,
             kind: LayerKind::Linear,

@@ -46,8 +46,8 @@ pub struct SvdFlatConfig {
     /// steps themselves. The paper: at the start of each phase.
     pub refresh: Refresh,
     /// Change of `P`, in the spectral norm, below which a layer keeps the one it has: bounded before
-    /// anything is decomposed, by the change of the exponent. 0, the default, keeps none; a kept
-    /// exponent takes `4 d^2` bytes a layer.
+    /// anything is decomposed, by the change of the exponent. 0, the default, keeps none, and so must
+    /// it be with `refresh = "phase"`; a kept exponent takes `4 d^2` bytes a layer.
     pub drift_tolerance: f64,
     /// What is summed over batches.
     pub covariance: CovarianceKind,
@@ -62,8 +62,8 @@ pub struct SvdFlatConfig {
     pub covariance_inputs: Mode,
     /// How `P` is computed.
     pub solver: Solver,
-    /// Error of `P` that is allowed, in the spectral norm, in (0, 0.01]. Default 1e-7: the rounding
-    /// of f32, which gradients have anyway.
+    /// Error of `P` that is allowed, in the spectral norm, in (0, 0.01]. Default 1e-6: a few units of
+    /// the rounding of f32, which gradients have anyway.
     pub tolerance: f64,
     /// Number format that covariances are summed in; gradients are multiplied in their own.
     pub precision: Precision,
@@ -290,8 +290,8 @@ mod tests {
         layers: BTreeMap<String, Vec<Layer>>,
         requests: Vec<PassRequest>,
         warnings: Vec<String>,
-        /// Whether one feature is larger than it was.
-        stretched: bool,
+        /// Modality one of whose features is larger than that of the others.
+        stretched: Option<&'static str>,
     }
 
     fn layer(group: &GroupId, name: &str, shape: &[i64]) -> Layer {
@@ -313,7 +313,7 @@ mod tests {
                 }
                 layers.insert(modality.to_owned(), all);
             }
-            Self { layers, requests: Vec::new(), warnings: Vec::new(), stretched: false }
+            Self { layers, requests: Vec::new(), warnings: Vec::new(), stretched: None }
         }
 
         fn batch(layer: &Layer, index: i64) -> Tensor {
@@ -335,10 +335,11 @@ mod tests {
         ) -> Result<()> {
             self.requests.push(request.clone());
             let probe = probe.unwrap();
+            let modality = request.spec.run.first().unwrap();
             for index in 0..3 {
-                for layer in &self.layers[request.spec.run.first().unwrap()] {
+                for layer in &self.layers[modality] {
                     let batch = Self::batch(layer, index);
-                    if self.stretched {
+                    if self.stretched == Some(modality) {
                         let _ = batch.select(1, 0).f_mul_scalar_(4.0)?;
                     }
                     probe.see(layer, &batch)?;
@@ -516,6 +517,39 @@ mod tests {
         assert_eq!(apply(&before).unwrap(), apply(&after).unwrap());
     }
 
+    #[test]
+    fn several_sources_on_a_shared_head_keep_apart_and_are_joined() {
+        let three = || {
+            let of = |modality: &str| {
+                let encoder = GroupId::Encoder(modality.to_owned());
+                let head = layer(&GroupId::SharedHead, "fc1", &[3, 8]);
+                (modality.to_owned(), vec![layer(&encoder, "fc1", &[8, 6]), head])
+            };
+            let layers = ["depth", "flow", "rgb"].map(of).into();
+            MadeUp { layers, stretched: Some("rgb"), ..MadeUp::text_and_image() }
+        };
+        let gradient = Tensor::randn([3, 8], (Kind::Float, Device::Cpu));
+        let of_sources = |sources: &[&str], several_sources| {
+            let config = SvdFlatConfig { several_sources, ..SvdFlatConfig::default() };
+            let (mut plugin, mut run) = (plugin(config), three());
+            plugin.refresh(&mut run, &phase(1, "depth", sources)).unwrap().unwrap();
+            let weight = run.layers["depth"][1].weight.clone();
+            let found = plugin.projections.of(&weight.path).len();
+            assert_eq!(found, sources.len());
+            let mut grads = Grads::default();
+            grads.sum.insert(weight.clone(), gradient.copy());
+            with_step_view(|view| plugin.modify(&mut grads, view)).unwrap();
+            grads.sum[&weight].copy()
+        };
+        let flow = of_sources(&["flow"], SeveralSources::Average);
+        let rgb = of_sources(&["rgb"], SeveralSources::Average);
+        assert!((&flow - &rgb).abs().max().double_value(&[]) > 1e-3);
+        let mean = of_sources(&["flow", "rgb"], SeveralSources::Average);
+        assert!((mean - (&flow + &rgb) / 2.0).abs().max().double_value(&[]) < 1e-6);
+        let composed = of_sources(&["flow", "rgb"], SeveralSources::Compose);
+        assert!((&composed - &rgb).abs().max().double_value(&[]) > 1e-3);
+    }
+
     fn epoch_start(epoch: usize, trained: &str, source: &[&str]) -> Boundary {
         Boundary { moment: Moment::EpochStart, epoch, ..phase(1, trained, source) }
     }
@@ -569,7 +603,7 @@ mod tests {
         let (mut plugin, mut run, _) = refreshed(config, "text", &["image"]);
         // Further batches of the same features, but for one direction.
         let before = plugin.projections.of("head.text.fc1.weight")[0].matrix().unwrap();
-        run.stretched = true;
+        run.stretched = Some("image");
         let report = plugin.refresh(&mut run, &epoch_start(1, "text", &["image"])).unwrap();
         let layer = report.unwrap()[0]["layers"][0].clone();
         assert!(layer["kept"].is_null() && layer["drift"].as_f64().unwrap() > 1e-3, "{layer}");
@@ -656,6 +690,8 @@ mod tests {
             (steps(5, 0.0), "`refresh.steps.decay`"),
             (steps(5, 1.1), "`refresh.steps.decay`"),
             (SvdFlatConfig { drift_tolerance: -1.0, ..Default::default() }, "`drift_tolerance`"),
+            (SvdFlatConfig { drift_tolerance: 0.1, ..Default::default() }, "`drift_tolerance`"),
+            (SvdFlatConfig { normalise: true, ..steps(5, 0.9) }, "`normalise`"),
             (SvdFlatConfig { tolerance: 0.0, ..Default::default() }, "`tolerance`"),
         ] {
             let error = config.validate().unwrap_err().to_string();

@@ -156,6 +156,10 @@ impl ModalityConfig for ImageConfig {
         let tables = statistics.iter().copied().map(normalise::table).collect();
         Ok(Box::new(Image { config: self.clone(), statistics, tables }))
     }
+
+    fn mirrors(&self) -> Option<&'static str> {
+        (self.flip_probability > 0.0).then_some("flip_probability")
+    }
 }
 register!(
     modality::<ImageConfig>,
@@ -362,6 +366,13 @@ mod tests {
     fn close(found: &[f32], expected: &[f32]) -> bool {
         found.len() == expected.len()
             && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6)
+    }
+
+    #[test]
+    fn mirroring_is_declared_where_it_is_switched_on() {
+        let config = |flip_probability| ImageConfig { flip_probability, ..ImageConfig::default() };
+        assert_eq!(config(0.25).mirrors(), Some("flip_probability"));
+        assert_eq!(config(0.0).mirrors(), None);
     }
 
     #[test]

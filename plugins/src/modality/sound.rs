@@ -43,7 +43,7 @@ thread_local! {
     static KEPT: RefCell<Kept> = RefCell::default();
 }
 
-/// Longest recording whose memory is kept, in samples.
+/// Longest recording whose samples' memory is kept, in samples.
 const LONGEST_KEPT: usize = 1 << 22;
 
 /// As [`load`], in memory of the thread: hands the signal to `then`, which may change it.
@@ -53,23 +53,33 @@ pub(super) fn with<T>(
     then: impl FnOnce(&mut Vec<f32>) -> Result<T>,
 ) -> Result<T> {
     let mut kept = KEPT.take();
-    let recorded_hertz = wav::read_into(file, &mut kept.recorded)?;
-    let signal = if recorded_hertz == rate_hertz {
-        &mut kept.recorded
-    } else {
-        let rates = (recorded_hertz, rate_hertz);
-        resample(&kept.recorded, rates, &mut kept.resampler, &mut kept.resampled)
-            .map_err(|problem| Error::data(file, format!("cannot be resampled: {problem}")))?;
-        &mut kept.resampled
-    };
-    if signal.is_empty() {
-        return Err(Error::data(file, "is too short to be resampled"));
+    let done = kept.load(file, rate_hertz).and_then(then);
+    // Whatever came of it, the next recording needs the resampler.
+    for samples in [&mut kept.recorded, &mut kept.resampled] {
+        if samples.capacity() > LONGEST_KEPT {
+            *samples = Vec::new();
+        }
     }
-    let done = then(signal);
-    if kept.recorded.capacity().max(kept.resampled.capacity()) <= LONGEST_KEPT {
-        KEPT.set(kept);
-    }
+    KEPT.set(kept);
     done
+}
+
+impl Kept {
+    fn load(&mut self, file: &Path, rate_hertz: u32) -> Result<&mut Vec<f32>> {
+        let recorded_hertz = wav::read_into(file, &mut self.recorded)?;
+        let signal = if recorded_hertz == rate_hertz {
+            &mut self.recorded
+        } else {
+            let rates = (recorded_hertz, rate_hertz);
+            resample(&self.recorded, rates, &mut self.resampler, &mut self.resampled)
+                .map_err(|problem| Error::data(file, format!("cannot be resampled: {problem}")))?;
+            &mut self.resampled
+        };
+        if signal.is_empty() {
+            return Err(Error::data(file, "is too short to be resampled"));
+        }
+        Ok(signal)
+    }
 }
 
 /// Source and target rate in hertz.
@@ -406,6 +416,39 @@ mod tests {
         assert_eq!(first, next(&signal, (8_000, 22_050)));
         assert_eq!(next(&[0.5], (8_000, 22_050)).len(), 3);
         assert_eq!(next(&[0.5], (22_050, 8_000)).len(), 1);
+    }
+
+    #[test]
+    fn the_resampler_outlives_broken_and_long_recordings_and_long_memory_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = |name: &str, content: Vec<u8>| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, content).unwrap();
+            file
+        };
+        let floats = wav::fixture::floats;
+        let good = store("good.wav", floats(8_000, &scramble(3_000)));
+        let broken = store("broken.wav", b"RIFF".to_vec());
+        let loud = store("loud.wav", floats(8_000, &[f32::MAX; 9]));
+        let samples = vec![128_u8; LONGEST_KEPT + 1];
+        let long = store("long.wav", wav::fixture::integers(1, 16_000, 8, &samples));
+        let expected = load(&good, 16_000).unwrap();
+        let is_kept = || {
+            KEPT.with_borrow(|kept| {
+                assert!(kept.recorded.capacity().max(kept.resampled.capacity()) <= LONGEST_KEPT);
+                kept.resampler.as_ref().is_some_and(|(rates, _)| *rates == (8_000, 16_000))
+            })
+        };
+        assert!(is_kept());
+        for file in [&broken, &loud] {
+            load(file, 16_000).unwrap_err();
+            assert!(is_kept(), "{}", file.display());
+        }
+        with(&good, 16_000, |_| Err::<(), _>(Error::Bug("of a caller".to_owned()))).unwrap_err();
+        assert!(is_kept());
+        assert_eq!(load(&long, 16_000).unwrap().len(), LONGEST_KEPT + 1);
+        assert!(is_kept());
+        assert_eq!(bits(&load(&good, 16_000).unwrap()), bits(&expected));
     }
 
     #[test]

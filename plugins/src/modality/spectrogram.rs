@@ -28,6 +28,12 @@ use super::util::{add_noise, ensure_noise, recipe, wrong_kind};
 /// division rounded down: `[1, 257, 188]` by default. The defaults are those of the released code
 /// of MIE for CREMA-D (22050 Hz, 3 s); for Kinetics-Sounds it takes 35400 Hz and 354000 samples.
 /// For spoken digits of 8000 Hz, 256, 128 and 8192 samples do.
+///
+/// Against librosa (`stft` of its default window, then the logarithm): at the recording's own rate
+/// magnitudes are equal within 2e-5 where they reach 5, and logarithms of those over 0.1 within
+/// 1e-4. After resampling that is within 1.5e-3 and 2e-3 up to nine tenths of the lower of the two
+/// half rates: bin 230 of 257 from 44100 or 48000 Hz to 22050 Hz, but bin 167, 0.65 of the band,
+/// from 16000 Hz. Above, the filters let different shares pass, and logarithms differ by up to 8.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpectrogramConfig {
@@ -44,7 +50,7 @@ pub struct SpectrogramConfig {
     pub fit: Fit,
     /// What lies outside the recording for the first and last windows. Default `zeros`.
     pub edges: Edges,
-    /// Added to every magnitude, so that silence has a logarithm; at least 1e-30. Default 1e-7.
+    /// Added to every magnitude, so that silence has a logarithm; from 1e-30 to 1. Default 1e-7.
     pub log_floor: f64,
     /// Whether each spectrogram is normalised by itself. Default `none`.
     pub normalise: Normalise,
@@ -120,8 +126,8 @@ impl ModalityConfig for SpectrogramConfig {
             let expected = "more than window_samples / 2 with edges = \"reflect\"";
             ensure_range("length_samples", expected, length, length > window / 2)?;
         }
-        let usable = self.log_floor >= 1e-30 && self.log_floor.is_finite();
-        ensure_range("log_floor", "[1e-30, inf)", self.log_floor, usable)?;
+        let floor = self.log_floor;
+        ensure_range("log_floor", "[1e-30, 1]", floor, (1e-30..=1.0).contains(&floor))?;
         ensure_noise(self.noise_deviation)
     }
 
@@ -690,6 +696,21 @@ mod tests {
         assert!(error.contains("`spectrogram` decodes a file, the dataset gives numbers"));
         let error = decoded(Raw::File(PathBuf::from("/absent/one.wav"))).to_string();
         assert!(error.contains("/absent/one.wav"), "{error}");
+    }
+
+    #[test]
+    fn a_floor_that_is_infinite_or_nothing_in_32_bits_is_refused() {
+        for log_floor in [1e300, 1.1, 1e-31, 0.0, -1.0, f64::INFINITY, f64::NAN] {
+            let config = SpectrogramConfig { log_floor, ..small() };
+            let error = config.validate().unwrap_err().to_string();
+            assert_eq!(error, format!("`log_floor` is {log_floor}, expected [1e-30, 1]"));
+        }
+        for log_floor in [1e-30_f64, 1.0] {
+            let config = SpectrogramConfig { log_floor, ..small() };
+            let values = spectrogram(&config, 8_000, &[0.0; 500]);
+            let expected = log_floor.ln() as f32;
+            assert!(values.iter().all(|value| (value - expected).abs() < 1e-4), "{log_floor}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
 use super::chart;
+use super::ensure_writable;
 use super::findings::{Case, Group, Key, actual, csv, groups};
 use super::measure::{Dtype, Input, Reference, Source, Summed, Task, Way};
 use super::spectra::Spectrum;
@@ -272,7 +273,7 @@ impl Projection {
             std::fs::write(file, text).map_err(Error::io("write", file))?;
             shell.line(&format!("wrote {}", file.display()));
         }
-        let whole = finished && !cases.is_empty();
+        let whole = finished && cases.iter().any(|case| case.found.is_ok());
         Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
@@ -293,12 +294,14 @@ impl Projection {
         if let Some(folder) = &self.out {
             std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
         }
-        for file in [&self.json, &self.chart, &self.save].into_iter().flatten() {
-            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if folder.is_some_and(|folder| !folder.is_dir()) || file.is_dir() {
+        let files: Vec<&Path> =
+            [&self.json, &self.chart, &self.save].into_iter().flatten().map(|f| &**f).collect();
+        files.iter().try_for_each(|file| ensure_writable(file))?;
+        for (index, file) in files.iter().enumerate() {
+            if files[..index].contains(file) {
                 return Err(Error::refused(
-                    format!("{} cannot be written: no such folder, or a folder", file.display()),
-                    "name a file in a folder that is there, or take --out",
+                    format!("{} is to be written twice", file.display()),
+                    "name another file for each of --json, --chart and --save",
                 ));
             }
         }
@@ -540,7 +543,12 @@ fn given(inputs: Vec<(String, Input)>) -> Vec<Planned> {
 /// Writes covariance matrices under the names of their layers; the file is there whole or not.
 fn save(file: &Path, covariances: &[(String, Covariance)]) -> Result<()> {
     let matrix = |(layer, sum): &(String, Covariance)| -> Result<(String, Tensor)> {
-        Ok((layer.clone(), sum.matrix()?.f_to_device(Device::Cpu)?.f_contiguous()?))
+        // A factor is what a run computes with as long as it is kept.
+        let tensor = match sum.factor()? {
+            Some(factor) if factor.size()[0] > 0 => factor,
+            _ => sum.matrix()?,
+        };
+        Ok((layer.clone(), tensor.f_to_device(Device::Cpu)?.f_contiguous()?))
     };
     let matrices = covariances.iter().map(matrix).collect::<Result<Vec<_>>>()?;
     let mut part = file.as_os_str().to_owned();
@@ -550,7 +558,8 @@ fn save(file: &Path, covariances: &[(String, Covariance)]) -> Result<()> {
     std::fs::rename(&part, file).map_err(Error::io("write", file))
 }
 
-/// Reads covariance matrices, in alphabetical order of their names.
+/// Reads covariances, in alphabetical order of their names: matrices, or factors with fewer rows
+/// than columns.
 fn load(file: &Path) -> Result<Vec<(String, Input)>> {
     let listed = WeightsFile::open(file, None)?;
     if listed.format() != "safetensors" {
@@ -558,13 +567,14 @@ fn load(file: &Path) -> Result<Vec<(String, Input)>> {
         return Err(Error::data(file, problem));
     }
     for (name, described) in listed.tensors() {
-        let square = matches!(described.shape[..], [rows, columns] if rows == columns && rows > 0);
-        if !square || !matches!(described.numbers, Numbers::F32 | Numbers::F64) {
+        let fits = matches!(described.shape[..], [rows, width] if rows <= width && rows > 0);
+        if !fits || !matches!(described.numbers, Numbers::F32 | Numbers::F64) {
             return Err(Error::data(
                 file,
                 format!(
                     "tensor `{name}` has the shape {:?} of {}, expected a square matrix of f32 or \
-                     f64; `mie bench projection --run RUN --save FILE` writes such a file",
+                     f64, or a factor with fewer rows than columns; `mie bench projection --run \
+                     RUN --save FILE` writes such a file",
                     described.shape,
                     described.numbers.name()
                 ),
@@ -573,15 +583,37 @@ fn load(file: &Path) -> Result<Vec<(String, Input)>> {
     }
     let mut inputs: Vec<(String, Input)> = Tensor::read_safetensors(file)?
         .into_iter()
-        .map(|(name, matrix)| {
-            (name, Input { width: matrix.size()[0], source: Source::Matrix(matrix) })
+        .map(|(name, tensor)| {
+            let size = tensor.size();
+            if size[0] < size[1] {
+                return Ok((name, Input { width: size[1], source: Source::Factor(tensor) }));
+            }
+            let fault = fault_of(&tensor)?;
+            if let Some(fault) = fault {
+                return Err(Error::data(file, format!("tensor `{name}` {fault}")));
+            }
+            Ok((name, Input { width: size[0], source: Source::Matrix(tensor) }))
         })
-        .collect();
+        .collect::<Result<_>>()?;
     if inputs.is_empty() {
         return Err(Error::data(file, "holds no covariance"));
     }
     inputs.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(inputs)
+}
+
+/// What keeps a square matrix from being a covariance.
+fn fault_of(matrix: &Tensor) -> Result<Option<&'static str>> {
+    let number = |tensor: Tensor| tensor.double_value(&[]);
+    let largest = number(matrix.f_abs()?.f_max()?);
+    if !largest.is_finite() {
+        return Ok(Some("has numbers that are not finite"));
+    }
+    if number(matrix.f_sub(&matrix.f_tr()?)?.f_abs()?.f_max()?) > 1e-5 * largest {
+        return Ok(Some("is not symmetric, as covariances are"));
+    }
+    let diagonal = number(matrix.f_diagonal(0, 0, 1)?.f_min()?);
+    Ok((diagonal < 0.0).then_some("has a negative diagonal, which covariances never have"))
 }
 
 #[cfg(test)]
@@ -688,11 +720,19 @@ mod tests {
         save(&file, &[("head.audio.fc1".to_owned(), sum)]).unwrap();
         let loaded = load(&file).unwrap();
         assert_eq!((loaded[0].0.as_str(), loaded[0].1.width), ("head.audio.fc1", 3));
-        assert!(matches!(&loaded[0].1.source, Source::Matrix(found) if *found == expected));
-        let flat = [("a", Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)))];
-        Tensor::write_safetensors(&flat, &file).unwrap();
-        let error = load(&file).unwrap_err().to_string();
-        assert!(error.contains("`a`") && error.contains("square"), "{error}");
+        let Source::Factor(factor) = &loaded[0].1.source else { panic!("the factor was kept") };
+        assert_eq!(factor.tr().matmul(factor), expected);
+        let matrix = |values: [f64; 4]| Tensor::from_slice(&values).view([2, 2]);
+        for (tensor, part) in [
+            (Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)), "a square matrix"),
+            (matrix([1.0, 0.5, 0.4, 1.0]), "not symmetric"),
+            (matrix([1.0, 0.0, 0.0, -1.0]), "negative diagonal"),
+            (matrix([1.0, f64::NAN, f64::NAN, 1.0]), "not finite"),
+        ] {
+            Tensor::write_safetensors(&[("a", tensor)], &file).unwrap();
+            let error = load(&file).unwrap_err().to_string();
+            assert!(error.contains("`a`") && error.contains(part), "{error}");
+        }
     }
 
     #[test]

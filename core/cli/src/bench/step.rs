@@ -1,15 +1,19 @@
 //! `mie bench step`.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use mie_core::config::Resolved;
 use mie_core::engine::{StepMeasurement, StepRequest, measure_steps};
 use mie_core::{Error, Result};
 
+use super::ensure_writable;
 use crate::arguments::{DataDir, DeviceChoice, Overrides};
 use crate::format::count;
+use crate::interrupt::listen;
 use crate::progress::bar;
 use crate::tables::{percent, table};
 use crate::terminal::Shell;
@@ -63,6 +67,8 @@ Examples:
 impl Step {
     pub(crate) fn run(&self, shell: &mut Shell) -> Result<ExitCode> {
         let resolved = Resolved::read(&self.config, &self.overrides.set)?;
+        self.json.iter().try_for_each(|file| ensure_writable(file))?;
+        let stop = listen()?;
         let device = self.device.find()?;
         if let Some(threads) = self.threads {
             tch::set_num_threads(threads);
@@ -86,6 +92,11 @@ impl Step {
             if let Some(shown) = &shown {
                 shown.set_message("");
                 shown.set_position(done as u64);
+            }
+            if stop.load(Ordering::SeqCst) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
         });
         if let Some(shown) = shown {

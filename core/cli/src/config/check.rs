@@ -17,7 +17,7 @@ use crate::format::{count, grouped};
 use crate::phases;
 use crate::terminal::Shell;
 
-/// Number of classes to assume where the data are not there to tell.
+/// Number of classes to assume where neither the data nor the dataset's options tell.
 const ASSUMED_CLASSES: usize = 2;
 
 /// Checks that experiments can be read and that their parts fit together
@@ -117,7 +117,8 @@ impl Checked {
     }
 }
 
-/// Counts the classes, or assumes a number; with the data and what to know about them.
+/// Counts the classes, or assumes those of a complete copy; with the data and what to know about
+/// them.
 ///
 /// # Errors
 /// When the experiment asks for a modality that the dataset does not have.
@@ -130,8 +131,9 @@ fn classes(
     let dataset = match guarded(&plugin, || experiment.dataset.open(&context)) {
         Ok(dataset) => dataset,
         Err(error) => {
-            let note = format!("data not found: assuming {ASSUMED_CLASSES} classes ({error})");
-            return Ok((ASSUMED_CLASSES, None, Some(note)));
+            let classes = experiment.dataset.class_count().unwrap_or(ASSUMED_CLASSES);
+            let note = format!("data not found: assuming {classes} classes ({error})");
+            return Ok((classes, None, Some(note)));
         }
     };
     let held = dataset.modalities();

@@ -28,15 +28,20 @@ pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
             return Ok(());
         }
     };
+    let count = dataset.classes().len();
+    let told = config.class_count().is_none_or(|told| told == count);
+    findings.expect("the number of classes is that told without data", told, || {
+        format!("it has {count}, and tells {:?}", config.class_count())
+    });
     let again = config.open(&context)?;
     let modalities = dataset.modalities();
-    findings.expect(WORKS, !modalities.is_empty() && !dataset.classes().is_empty(), || {
+    findings.expect(WORKS, !modalities.is_empty() && count > 0, || {
         "it has no modalities or no classes".to_owned()
     });
     let mut ids = BTreeSet::new();
     for split in Split::ALL {
         for (index, sample) in dataset.samples(split).iter().enumerate() {
-            let known = sample.label < dataset.classes().len();
+            let known = sample.label < count;
             findings.expect("labels are those of classes", known, || {
                 format!("sample `{}` has label {}", sample.id, sample.label)
             });
