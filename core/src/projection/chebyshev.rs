@@ -26,10 +26,8 @@ use super::{Solved, Work};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Seed};
 
-/// Largest argument of the Bessel functions: beyond it their values leave the range of f64 soon.
-const LARGEST_ARGUMENT: f64 = 200.0;
-
-/// Most squarings: each doubles the error.
+/// Most squarings: each doubles the error. They bound the exponent too, and so keep the Bessel
+/// functions far within the range of f64.
 const MOST_SQUARINGS: i32 = 6;
 
 /// Tolerance below which products are in f64.
@@ -323,14 +321,11 @@ pub(super) fn solve(
         return declined(format!("alpha {alpha} tells apart what only rounding does"));
     }
     let exponential = Exponential { start, rate, interval: found.interval };
-    if exponential.argument() > LARGEST_ARGUMENT {
+    let Some(plan) = Plan::best(&exponential, tolerance * FOR_SERIES) else {
         return declined(format!(
-            "the exponent runs through {:.1e} on the interval that surely holds the spectrum",
+            "the exponent runs through {:.1e}, which takes more than {MOST_SQUARINGS} squarings",
             2.0 * exponential.argument()
         ));
-    }
-    let Some(plan) = Plan::best(&exponential, tolerance * FOR_SERIES) else {
-        return declined(format!("alpha {alpha} takes more than {MOST_SQUARINGS} squarings"));
     };
     let (series, rest) = exponential.series(tolerance * FOR_SERIES);
     let as_series = work.is_some_and(|work| {

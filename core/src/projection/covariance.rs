@@ -610,6 +610,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_patches_of_a_late_convolution_stay_within_the_bound_at_their_full_width() {
+        let width = 4608;
+        let layer = LayerKind::Conv2d { kernel: [3, 3], stride: [1, 1], padding: [1, 1] };
+        let maps = Tensor::randn([2, 512, 16, 16], (Kind::Float, CPU));
+        let kind = CovarianceKind::SecondMoment;
+        let mut sum = Covariance::new(width, kind, Precision::F32, CPU);
+        let mut most = 0;
+        // 512 rows at a time: seven of them are more than the factor may have.
+        for _ in 0..8 {
+            sum.add(&layer, &maps).unwrap();
+            let numbers = sum.sum.as_ref().map_or(0, Tensor::numel)
+                + sum.blocks.iter().map(Tensor::numel).sum::<usize>();
+            most = most.max(numbers as i64);
+        }
+        assert!(sum.sum.is_some() && sum.batches() == 8);
+        assert!(most <= 7 * width * width / 4 + ROWS_TOGETHER * width, "{most}");
+    }
+
+    #[test]
     fn what_is_kept_does_not_follow_changes_of_the_batch() {
         let mut batch = Tensor::ones([2, 4], (Kind::Double, CPU));
         let mut sum = empty(4, CovarianceKind::SecondMoment);

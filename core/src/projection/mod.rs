@@ -53,7 +53,8 @@ pub enum Solver {
     /// layer is wide; `eigh` where there are more.
     Gram,
     /// A polynomial in the covariance: products of matrices, and the two extreme eigenvalues.
-    /// `eigh` for null spaces, for a very large `alpha` and for spectra that are almost flat.
+    /// `eigh` for null spaces, for an `alpha` above about 250, and where eigenvalues crowd so much at
+    /// an end of the spectrum that it is not resolved.
     Chebyshev,
 }
 
