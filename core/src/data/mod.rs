@@ -35,7 +35,7 @@ pub fn data_dir() -> PathBuf {
 
 /// Part of the name of something that is being made, unlike any other's: containers and hosts that
 /// share a disk have processes of equal numbers.
-fn name_of_its_own() -> String {
+pub(crate) fn name_of_its_own() -> String {
     // Its keys are random, and others at each call.
     format!("{}_{:016x}", std::process::id(), RandomState::new().hash_one(SystemTime::now()))
 }

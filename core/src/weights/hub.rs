@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, Metadata};
 use serde_json::{Map, Value, json};
 
 use super::{Described, Entry, Index, Numbers, Storage, WeightsFile, write_numbers};
+use crate::data::name_of_its_own;
 use crate::error::{Error, Result};
 
 /// Most bytes that a header may have.
@@ -118,7 +119,7 @@ pub(super) fn write(from: &mut WeightsFile, to: &Path) -> Result<usize> {
     }
     let mut name = std::ffi::OsString::from(".");
     name.push(to.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
+    name.push(format!(".{}.tmp", name_of_its_own()));
     let temporary = to.with_file_name(name);
     let written = write_all(from, &names, &header, &temporary)
         .and_then(|()| std::fs::rename(&temporary, to).map_err(Error::io("write", to)));
@@ -130,7 +131,7 @@ pub(super) fn write(from: &mut WeightsFile, to: &Path) -> Result<usize> {
 }
 
 fn write_all(from: &mut WeightsFile, names: &[String], header: &str, to: &Path) -> Result<()> {
-    let mut out = BufWriter::new(File::create(to).map_err(Error::io("create", to))?);
+    let mut out = BufWriter::new(File::create_new(to).map_err(Error::io("create", to))?);
     let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io("write", to));
     put(&(header.len() as u64).to_le_bytes())?;
     put(header.as_bytes())?;
