@@ -86,7 +86,7 @@ mod tests {
         let config = TemplateNameConfig { dimensions: 2, scale: 0.5 };
         let mut room = [0.0; 2];
         let draw = Draw { seed: Seed(0), modality: "made_up", epoch: 0, sample: 0 };
-        let mut out = SampleBuffers(vec![Buffer::F32(&mut room)]);
+        let mut out = SampleBuffers::new(vec![Buffer::F32(&mut room)]);
         let raw = Raw::Values(&[4.0, -1.0]);
         config.build().unwrap().load(&raw, Mode::Evaluation, &draw, &mut out).unwrap();
         assert_eq!(room, [2.0, -0.5]);

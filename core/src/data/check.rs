@@ -304,13 +304,13 @@ impl<'a> Decoder<'a> {
     fn decode(&mut self, raw: &Raw<'_>) -> Result<()> {
         let buffers = self.tensors.iter_mut().map(|memory| match memory {
             Memory::Floats(values) => {
-                // What a decoder leaves out is no number and found below.
+                // What a decoder leaves out altogether is no number and found below.
                 values.fill(f32::NAN);
                 Buffer::F32(values)
             }
             Memory::Integers(values) => Buffer::I64(values),
         });
-        let mut buffers = SampleBuffers(buffers.collect());
+        let mut buffers = SampleBuffers::new(buffers.collect());
         let draw = Draw { seed: Seed(0), modality: self.name, epoch: 0, sample: 0 };
         guarded(&format!("modality `{}`", self.name), || {
             self.modality.load(raw, Mode::Evaluation, &draw, &mut buffers)

@@ -75,7 +75,7 @@ impl HostBatch {
             layouts.iter().map(|layout| (layout.clone(), Column::empty(layout))).collect()
         });
         for (layout, column) in columns.iter_mut() {
-            column.clear(layout.len().saturating_mul(rows)).map_err(|error| {
+            column.resize(layout.len().saturating_mul(rows)).map_err(|error| {
                 Error::refused(
                     format!(
                         "{rows} samples of modality `{modality}` at once, tensor `{}` of {:?} \
@@ -90,7 +90,9 @@ impl HostBatch {
         for row in 0..rows {
             let buffers =
                 columns.iter_mut().map(|(layout, column)| column.row(row, layout.len())).collect();
-            load(row, &mut SampleBuffers(buffers))?;
+            let mut out = SampleBuffers::new(buffers);
+            load(row, &mut out)?;
+            out.finish();
         }
         Ok(())
     }
@@ -135,24 +137,19 @@ impl Column {
         }
     }
 
-    /// Makes room for `length` numbers, all 0.
-    ///
-    /// What a decoder leaves out must not be what another batch left: that would depend on the
-    /// number of workers.
-    fn clear(&mut self, length: usize) -> Result<(), TryReserveError> {
-        fn zeros<T: Copy>(
+    /// Makes room for `length` numbers, whatever they are.
+    fn resize(&mut self, length: usize) -> Result<(), TryReserveError> {
+        fn resize<T: Copy + Default>(
             values: &mut Vec<T>,
             length: usize,
-            zero: T,
         ) -> Result<(), TryReserveError> {
-            values.clear();
-            values.try_reserve_exact(length)?;
-            values.resize(length, zero);
+            values.try_reserve_exact(length.saturating_sub(values.len()))?;
+            values.resize(length, T::default());
             Ok(())
         }
         match self {
-            Self::F32(values) => zeros(values, length, 0.0),
-            Self::I64(values) => zeros(values, length, 0),
+            Self::F32(values) => resize(values, length),
+            Self::I64(values) => resize(values, length),
         }
     }
 

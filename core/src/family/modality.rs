@@ -70,29 +70,75 @@ pub enum Buffer<'a> {
 }
 
 /// Where a sample's tensors are written: one buffer for each tensor of the layout, in its order.
+///
+/// The memory is that of earlier samples. A buffer is cleared when it is first asked for, unless
+/// the decoder promises to write all of it; so nothing of another sample is ever left in one, and
+/// what a decoder makes does not depend on which worker it runs in.
 #[derive(Debug)]
-pub struct SampleBuffers<'a>(pub Vec<Buffer<'a>>);
+pub struct SampleBuffers<'a> {
+    buffers: Vec<Buffer<'a>>,
+    /// Which of them hold nothing of an earlier sample.
+    own: Vec<bool>,
+}
 
-impl SampleBuffers<'_> {
-    /// The f32 tensor at `index` of the layout.
+impl<'a> SampleBuffers<'a> {
+    /// Lends these buffers, whatever they hold.
+    pub fn new(buffers: Vec<Buffer<'a>>) -> Self {
+        let own = vec![false; buffers.len()];
+        Self { buffers, own }
+    }
+
+    /// The f32 tensor at `index` of the layout, all 0 when first asked for.
     ///
     /// # Errors
     /// [`Error::Bug`] when the layout says otherwise.
     pub fn f32(&mut self, index: usize) -> Result<&mut [f32]> {
-        match self.0.get_mut(index) {
-            Some(Buffer::F32(slice)) => Ok(slice),
+        self.clear(index);
+        self.f32_to_overwrite(index)
+    }
+
+    /// The f32 tensor at `index` of the layout with whatever it holds, for a decoder that writes
+    /// all of it: clearing a large tensor takes as long as filling it.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] when the layout says otherwise.
+    pub fn f32_to_overwrite(&mut self, index: usize) -> Result<&mut [f32]> {
+        match self.buffers.get_mut(index) {
+            Some(Buffer::F32(slice)) => {
+                self.own[index] = true;
+                Ok(slice)
+            }
             _ => Err(Error::Bug(format!("tensor {index} of a modality is not f32"))),
         }
     }
 
-    /// The i64 tensor at `index` of the layout.
+    /// The i64 tensor at `index` of the layout, all 0 when first asked for.
     ///
     /// # Errors
     /// [`Error::Bug`] when the layout says otherwise.
     pub fn i64(&mut self, index: usize) -> Result<&mut [i64]> {
-        match self.0.get_mut(index) {
+        self.clear(index);
+        match self.buffers.get_mut(index) {
             Some(Buffer::I64(slice)) => Ok(slice),
             _ => Err(Error::Bug(format!("tensor {index} of a modality is not i64"))),
+        }
+    }
+
+    /// Clears what nobody asked for.
+    pub fn finish(mut self) {
+        for index in 0..self.buffers.len() {
+            self.clear(index);
+        }
+    }
+
+    /// Fills a buffer with 0, unless it was asked for before.
+    fn clear(&mut self, index: usize) {
+        if self.own.get(index) == Some(&false) {
+            match &mut self.buffers[index] {
+                Buffer::F32(values) => values.fill(0.0),
+                Buffer::I64(values) => values.fill(0),
+            }
+            self.own[index] = true;
         }
     }
 }
@@ -271,7 +317,7 @@ pub trait Modality: Send + Sync {
         Ok(())
     }
 
-    /// Decodes `raw` into `out`, which holds zeros; a pure function of its arguments.
+    /// Decodes `raw` into `out`; a pure function of the other arguments.
     ///
     /// Takes the kinds of raw thing its datasets give, and files of its usual formats, in which
     /// `mie predict` gets samples that are of no dataset.
@@ -303,6 +349,29 @@ plugin_family!(Modality, ModalityConfig);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[test]
+    fn nothing_of_an_earlier_sample_is_left_in_a_buffer() {
+        let (mut values, mut ids, mut unused) = ([5.0_f32; 3], [7_i64; 2], [9.0_f32; 2]);
+        let mut out = SampleBuffers::new(vec![
+            Buffer::F32(&mut values),
+            Buffer::I64(&mut ids),
+            Buffer::F32(&mut unused),
+        ]);
+        out.f32(0).unwrap()[1] = 1.0;
+        // What was written stays.
+        assert_eq!(bits(out.f32(0).unwrap()), bits(&[0.0, 1.0, 0.0]));
+        out.i64(1).unwrap()[0] = 4;
+        assert!(out.f32(1).is_err() && out.i64(0).is_err() && out.f32(3).is_err());
+        out.finish();
+        assert_eq!((ids, bits(&unused)), ([4, 0], bits(&[0.0; 2])));
+        let mut out = SampleBuffers::new(vec![Buffer::F32(&mut values)]);
+        assert_eq!(bits(out.f32_to_overwrite(0).unwrap()), bits(&[0.0, 1.0, 0.0]));
+    }
 
     #[test]
     fn the_length_of_an_absurd_shape_does_not_overflow() {

@@ -1,6 +1,6 @@
 //! `cargo xtask test` and `cargo xtask gen`.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::outside;
 use crate::setup;
 use crate::shell::{self, cargo};
@@ -21,12 +21,25 @@ pub(crate) fn run(root: &Path, fast: bool) -> Result<()> {
         })?;
     }
     step("tests", || shell::run(cargo(root).args(["test", "--workspace"])))?;
+    step("nothing is built twice", || nothing_left_to_build(root))?;
     if !fast {
         step("a plugin from outside", || outside::existing(root))?;
         step("new plugins of every family", || outside::new(root))?;
     }
     println!("all checks passed in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Fails where the tests would be compiled anew though nothing has changed: then so would every
+/// `cargo run`, which takes minutes. A build script that watches a file which is not there does it.
+fn nothing_left_to_build(root: &Path) -> Result<()> {
+    let again = ["test", "--workspace", "--no-run", "--color", "never"];
+    let output = shell::capture(cargo(root).args(again))?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    match told.lines().map(str::trim).find(|line| line.starts_with("Compiling ")) {
+        Some(line) => Err(Error::BuiltTwice(line.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// Rewrites the generated files, by the test that otherwise compares them.

@@ -26,6 +26,12 @@ pub(crate) enum Error {
     )]
     LittleRoom { path: PathBuf, free: String, needed: String },
 
+    #[error(
+        "nothing has changed since the tests were built, yet cargo says `{0}`: find the reason with \
+         CARGO_LOG=cargo::core::compiler::fingerprint=info cargo test --workspace --no-run"
+    )]
+    BuiltTwice(String),
+
     #[error("found no folder to keep libtorch in: HOME is not set; name one in MIE_CACHE_DIR")]
     NoCacheFolder,
 

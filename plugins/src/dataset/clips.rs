@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mie_core::prelude::*;
 
 use super::util::{no_modality, no_sample};
+use crate::formats;
 use crate::formats::ffmpeg::{Every, Frames, Sound};
 use crate::modality::frames::FramesConfig;
 use crate::modality::spectrogram::SpectrogramConfig;
@@ -89,17 +90,6 @@ pub(super) fn clip_name(text: &str) -> Option<&str> {
     let is_file_name =
         !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']);
     is_file_name.then_some(name)
-}
-
-/// Refuses to open a dataset of which neither recordings nor frames are there.
-///
-/// One of the two will do: an experiment may need no more.
-pub(super) fn expect_media(audio: &Path, frames: &Path, guide: &str) -> Result<()> {
-    if audio.is_dir() || frames.is_dir() {
-        return Ok(());
-    }
-    let other = frames.display();
-    Err(Error::data(audio, format!("there is no such folder, nor {other}; {guide}")))
 }
 
 /// A clip that cannot be used as it was published.
@@ -284,6 +274,8 @@ pub(super) struct Clips {
     pub(super) dataset: &'static str,
     pub(super) classes: Vec<String>,
     pub(super) parts: BTreeMap<Split, Part>,
+    /// Says how to get the recordings and frames.
+    pub(super) guide: &'static str,
     /// Fewest frames that a clip is used with.
     pub(super) min_frames: usize,
     /// How the released code decodes its recordings.
@@ -337,6 +329,29 @@ impl Dataset for Clips {
             "audio" => Ok(Raw::File(part.audio.join(format!("{clip}.wav")))),
             "video" => Ok(Raw::Files(frames(&part.frames.join(clip), self.min_frames)?)),
             other => Err(no_modality(self.dataset, other, &self.modalities())),
+        }
+    }
+
+    fn reachable(&self, modality: &str) -> Result<()> {
+        let folders = self.parts.values().filter(|part| !part.samples.is_empty());
+        let mut folders = folders.filter_map(|part| match modality {
+            "audio" => Some(&part.audio),
+            "video" => Some(&part.frames),
+            _ => None,
+        });
+        match folders.find(|folder| !folder.is_dir()) {
+            Some(folder) => {
+                Err(Error::data(folder, format!("there is no such folder; {}", self.guide)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {
+        match raw {
+            Raw::File(file) => formats::wav::inspect(file),
+            Raw::Files(files) => files.iter().try_for_each(|file| formats::picture::inspect(file)),
+            _ => Ok(()),
         }
     }
 
@@ -440,7 +455,7 @@ pub(super) mod fixture {
 
 #[cfg(test)]
 mod tests {
-    use super::fixture::write_frames;
+    use super::fixture::{write_frames, write_recording};
     use super::*;
 
     #[test]
@@ -455,6 +470,55 @@ mod tests {
         write_frames(&folder, &["10.jpg", "9.jpg", "100.jpg"]);
         let found = frames(&folder, 3).unwrap();
         assert_eq!(found, ["9.jpg", "10.jpg", "100.jpg"].map(|name| folder.join(name)));
+    }
+
+    #[test]
+    fn a_missing_folder_is_one_fault_and_what_is_cut_off_is_found_without_decoding() {
+        let base = tempfile::tempdir().unwrap();
+        let root = base.path();
+        let sample = |id: &str| Sample { id: id.to_owned(), label: 0 };
+        let part = |samples: &[&str], name: &str| Part {
+            samples: samples.iter().map(|id| sample(id)).collect(),
+            audio: root.join(name).join("wav"),
+            frames: root.join(name).join("frames"),
+        };
+        let clips = Clips {
+            dataset: "made_up",
+            classes: vec!["only".to_owned()],
+            parts: [
+                (Split::Train, part(&["a", "b"], "train")),
+                // What nothing lies in need not be there.
+                (Split::Valid, part(&[], "valid")),
+                (Split::Test, part(&["c"], "test")),
+            ]
+            .into(),
+            guide: "take it from there",
+            min_frames: 1,
+            spectrogram: SpectrogramConfig::default(),
+            expected: Expected::default(),
+            known_faults: &[],
+            remarks: Vec::new(),
+            facts: serde_json::Map::new(),
+        };
+        let found = || mie_core::data::check::check(&clips, &[], false, &mut |_, _| {}).unwrap();
+        for (folder, clip) in [("train", "a"), ("train", "b"), ("test", "c")] {
+            write_frames(&root.join(folder).join("frames").join(clip), &["0.jpg", "1.jpg"]);
+        }
+        write_recording(&root.join("train/wav/a.wav"));
+        write_recording(&root.join("train/wav/b.wav"));
+        let lost = root.join("test/wav").display().to_string();
+        let difference = format!("audio: {lost}: there is no such folder; take it from there");
+        assert_eq!(found().differences, [difference]);
+        write_recording(&root.join("test/wav/c.wav"));
+        assert!(found().ok(), "{:?}", found().differences);
+        for file in ["train/frames/b/1.jpg", "test/wav/c.wav"] {
+            let whole = std::fs::read(root.join(file)).unwrap();
+            std::fs::write(root.join(file), &whole[..whole.len() - 20]).unwrap();
+        }
+        let broken: Vec<String> = found().broken.into_iter().map(|fault| fault.reason).collect();
+        assert!(broken[0].contains("b/1.jpg") && broken[0].contains("ends before"), "{broken:?}");
+        assert!(broken[1].contains("c.wav") && broken[1].contains("truncated"), "{broken:?}");
+        assert_eq!(broken.len(), 2);
     }
 
     #[test]

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mie_core::prelude::*;
 
-use super::clips::{
-    ClipLists, Clips, KnownFault, Part, Videos, clip_name, expect_media, expect_videos, field,
-};
+use super::clips::{ClipLists, Clips, KnownFault, Part, Videos, clip_name, expect_videos, field};
 use crate::formats::lists;
 use crate::modality::spectrogram::SpectrogramConfig;
 
@@ -159,7 +157,6 @@ impl DatasetConfig for CremadConfig {
         self.validate()?;
         let root = context.resolve(&self.root);
         let parts = self.parts(&root)?;
-        expect_media(&root.join(&self.audio), &root.join(&self.frames), GUIDE)?;
         let listed = |clip: &str| {
             parts.values().any(|part| part.samples.iter().any(|sample| sample.id == clip))
         };
@@ -169,6 +166,7 @@ impl DatasetConfig for CremadConfig {
         Ok(Box::new(Clips {
             dataset: "cremad",
             classes: EMOTIONS.map(|(_, name)| name.to_owned()).to_vec(),
+            guide: GUIDE,
             min_frames: self.min_frames,
             spectrogram: SpectrogramConfig::default(),
             expected: self.expected(),
@@ -524,9 +522,11 @@ mod tests {
         assert!(error.ends_with(end), "{error}");
         write(&root.join("annotations/train.csv"), "a,SAD\n");
         write(&root.join("annotations/test.csv"), "b,SAD\n");
-        let error = refusal(base.path());
-        assert!(error.contains("CREMAD/AudioWAV: there is no such folder, nor "), "{error}");
-        assert!(error.contains("CheyneyComputerScience"), "{error}");
+        let dataset = CremadConfig::default().open(&context(base.path())).unwrap();
+        for (modality, folder) in [("audio", "AudioWAV"), ("video", "Image-01-FPS")] {
+            let error = dataset.reachable(modality).unwrap_err().to_string();
+            assert!(error.contains(&format!("{folder}: there is no such folder; take")), "{error}");
+        }
         let prepared = || CremadConfig::default().preparations(&context(base.path()));
         let missing = prepared().err().unwrap().to_string();
         assert!(missing.contains("CREMAD/VideoFlash: there is no such folder of vid"), "{missing}");
@@ -534,7 +534,7 @@ mod tests {
         assert_eq!(prepared().unwrap().len(), 2);
         // Recordings alone will do for an experiment that only listens.
         std::fs::create_dir(root.join("AudioWAV")).unwrap();
-        assert!(CremadConfig::default().open(&context(base.path())).is_ok());
+        assert!(dataset.reachable("audio").is_ok() && dataset.reachable("video").is_err());
     }
 
     #[test]

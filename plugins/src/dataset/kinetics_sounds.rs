@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mie_core::prelude::*;
 
-use super::clips::{ClipLists, Clips, Part, Videos, clip_name, expect_media, expect_videos, field};
+use super::clips::{ClipLists, Clips, Part, Videos, clip_name, expect_videos, field};
 use crate::formats::lists;
 use crate::modality::spectrogram::SpectrogramConfig;
 
@@ -241,8 +241,6 @@ impl DatasetConfig for KineticsSoundsConfig {
             let (audio, frames) = self.folders(&root, *split);
             parts.insert(*split, Part { samples, audio, frames });
         }
-        let (audio, frames) = self.folders(&root, Split::Train);
-        expect_media(&audio, &frames, GUIDE)?;
         let mut facts = serde_json::Map::new();
         if self.class_order == ClassOrder::FirstAppearance {
             // Labels of one run are not those of another with other lists.
@@ -252,6 +250,7 @@ impl DatasetConfig for KineticsSoundsConfig {
             dataset: "kinetics_sounds",
             classes,
             parts,
+            guide: GUIDE,
             min_frames: self.min_frames,
             spectrogram: SpectrogramConfig {
                 sample_rate_hertz: 35_400,
@@ -559,7 +558,9 @@ mod tests {
         config.min_frames = 3;
         assert_eq!(missing(&config), ["a_000002_000012 audio"]);
         config.frames_per_second = 2;
-        assert_eq!(missing(&config).len(), 5);
+        let other = config.open(&context(base.path())).unwrap();
+        let error = other.reachable("video").unwrap_err().to_string();
+        assert!(error.contains("Image-02-FPS: there is no such folder"), "{error}");
         config.frames_per_second = 0;
         let error = config.open(&context(base.path())).err().unwrap().to_string();
         assert_eq!(error, "`frames_per_second` is 0, expected [1, 99]");
@@ -686,13 +687,19 @@ mod tests {
         );
         write(&root.join("annotations/train.csv"), "a,10,0\n");
         write(&root.join("annotations/test.csv"), "b,10,0\n");
-        let error = refusal();
-        assert!(
-            error.contains("kinetics_sound/train_wav: there is no such folder, nor "),
-            "{error}"
-        );
-        std::fs::create_dir_all(root.join("train_img/Image-01-FPS")).unwrap();
-        assert!(config.open(&context(base.path())).is_ok());
+        let dataset = config.open(&context(base.path())).unwrap();
+        for (modality, folders) in [
+            ("audio", ["train_wav", "test_wav"]),
+            ("video", ["train_img/Image-01-FPS", "test_img/Image-01-FPS"]),
+        ] {
+            for folder in folders {
+                let error = dataset.reachable(modality).unwrap_err().to_string();
+                let missing = format!("kinetics_sound/{folder}: there is no such folder; take the");
+                assert!(error.contains(&missing), "{error}");
+                std::fs::create_dir_all(root.join(folder)).unwrap();
+            }
+            dataset.reachable(modality).unwrap();
+        }
     }
 
     #[test]

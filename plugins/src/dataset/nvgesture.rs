@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::clips::{ClipLists, expect_videos};
 use super::util::{no_modality, no_sample};
+use crate::formats;
 use crate::formats::ffmpeg::{Every, Frames};
 use crate::formats::flow_files::{FlowFiles, FlowForm};
 use crate::formats::lists;
@@ -254,10 +255,6 @@ impl DatasetConfig for NvgestureConfig {
         let root = context.resolve(&self.root);
         let parts = self.parts(&root)?;
         let (frames, flow) = (root.join(&self.frames), root.join(&self.flow_arrays));
-        let has_flow = self.layout == NvgestureLayout::FlowArrays && flow.is_dir();
-        if !frames.is_dir() && !has_flow {
-            return Err(Error::data(frames, format!("there is no such folder; {GUIDE}")));
-        }
         let classes = CLASSES.map(str::to_owned).to_vec();
         Ok(Box::new(Nvgesture { config: self.clone(), classes, frames, flow, parts }))
     }
@@ -550,6 +547,23 @@ impl Dataset for Nvgesture {
         }
     }
 
+    fn reachable(&self, modality: &str) -> Result<()> {
+        let arrays = self.config.layout == NvgestureLayout::FlowArrays && modality == "flow";
+        let folder = if arrays { &self.flow } else { &self.frames };
+        if folder.is_dir() {
+            return Ok(());
+        }
+        Err(Error::data(folder, format!("there is no such folder; {GUIDE}")))
+    }
+
+    fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {
+        match raw {
+            Raw::File(file) => formats::npy::inspect(file),
+            Raw::Files(files) => files.iter().try_for_each(|file| formats::picture::inspect(file)),
+            _ => Ok(()),
+        }
+    }
+
     fn mirrored_classes(&self) -> Vec<[usize; 2]> {
         FLIP_PAIRS.to_vec()
     }
@@ -774,9 +788,17 @@ mod tests {
         let missing = "NVGesture/Video_data: there is no such folder of videos; ask NVIDIA";
         assert!(unprepared.contains(missing), "{unprepared}");
         std::fs::rename(root.join("frames"), root.join("other")).unwrap();
-        let error = refusal();
-        assert!(error.contains("NVGesture/frames: there is no such folder; ask NVIDIA"), "{error}");
-        assert!(error.contains("`mie data prepare nvgesture` makes of them"), "{error}");
+        for (layout, modality, folder) in [
+            (NvgestureLayout::Frames, "depth", "NVGesture/frames"),
+            (NvgestureLayout::Frames, "flow", "NVGesture/frames"),
+            (NvgestureLayout::FlowArrays, "flow", "NVGesture/Video_data/flow_data"),
+        ] {
+            let config = NvgestureConfig { layout, ..config.clone() };
+            let error = open(&config, base.path()).reachable(modality).unwrap_err().to_string();
+            let missing = format!("{folder}: there is no such folder; ask NVIDIA");
+            assert!(error.contains(&missing), "{error}");
+            assert!(error.contains("`mie data prepare nvgesture` makes of them"), "{error}");
+        }
         let list = root.join(NvgestureLists::default().test);
         std::fs::rename(list, root.join("nvgesture_test_correct_v2.lst")).unwrap();
         let error = refusal();

@@ -40,11 +40,29 @@ pub fn read(path: &Path) -> Result<Array> {
     parse(BufReader::new(file), size).map_err(|problem| Error::data(path, problem))
 }
 
+/// Looks at a file without decoding it: whether its numbers are all there.
+///
+/// # Errors
+/// As [`read`], but for values that are no finite numbers.
+pub fn inspect(path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let size = file.metadata().map_err(Error::io("read", path))?.len();
+    let found = header(BufReader::new(file), size);
+    let counted = found.and_then(|(header, at)| header.count(at, size));
+    counted.map(|_| ()).map_err(|problem| Error::data(path, problem))
+}
+
 /// Parses a file of `size` bytes.
 ///
 /// # Errors
 /// As [`read`].
 pub fn parse(mut source: impl Read, size: u64) -> Result<Array, String> {
+    let (header, at) = header(&mut source, size)?;
+    header.array(source, at, size)
+}
+
+/// Reads the header of a file of `size` bytes; gives the position of what follows, too.
+fn header(mut source: impl Read, size: u64) -> Result<(Header, usize), String> {
     if size > LARGEST_BYTES {
         return Err(format!("has {size} bytes, at most {LARGEST_BYTES} are read"));
     }
@@ -72,7 +90,7 @@ pub fn parse(mut source: impl Read, size: u64) -> Result<Array, String> {
     let header = cursor
         .header()
         .map_err(|problem| format!("has a broken header: {problem}, at byte {}", at + cursor.at))?;
-    header.array(source, at + length, size)
+    Ok((header, at + length))
 }
 
 /// Reads exactly so many bytes, `at` being the position of the first.
@@ -99,14 +117,13 @@ struct Header {
 }
 
 impl Header {
-    /// Reads the numbers, which start at byte `at` of `size`.
-    fn array(self, mut source: impl Read, at: usize, size: u64) -> Result<Array, String> {
-        let Self { kind, width, decode, fortran, shape } = self;
+    /// How many numbers there are, which start at byte `at` of `size`.
+    fn count(&self, at: usize, size: u64) -> Result<usize, String> {
+        let Self { kind, width, shape, .. } = self;
         let left = size.saturating_sub(at as u64);
         let count = shape.iter().try_fold(1usize, |count, &side| count.checked_mul(side));
-        let bytes = count.and_then(|count| count.checked_mul(width));
-        let (Some(count), Some(bytes)) = (count, bytes.filter(|&bytes| bytes as u64 == left))
-        else {
+        let bytes = count.and_then(|count| count.checked_mul(*width));
+        let Some(count) = count.filter(|_| bytes.is_some_and(|bytes| bytes as u64 == left)) else {
             return Err(format!(
                 "has shape {shape:?} of {kind}, {width} bytes each, but {left} bytes from byte \
                  {at} on"
@@ -116,6 +133,14 @@ impl Header {
         if count > most {
             return Err(format!("has {count} numbers, at most {most} are read"));
         }
+        Ok(count)
+    }
+
+    /// Reads the numbers, which start at byte `at` of `size`.
+    fn array(self, mut source: impl Read, at: usize, size: u64) -> Result<Array, String> {
+        let count = self.count(at, size)?;
+        let Self { width, decode, fortran, shape, .. } = self;
+        let bytes = count * width;
         let mut values: Vec<f32> = Vec::new();
         values.try_reserve_exact(count).map_err(|error| format!("has {count} numbers: {error}"))?;
         let mut block = vec![0; BLOCK_BYTES.min(bytes)];
@@ -471,6 +496,20 @@ mod tests {
         File::create(&path).unwrap().set_len((1 << 31) + 1).unwrap();
         let error = read(&path).unwrap_err().to_string();
         assert!(error.contains("endless.npy: has 2147483649 bytes, at most 2147483648"), "{error}");
+    }
+
+    #[test]
+    fn what_is_cut_off_is_found_without_decoding() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("flow.npy");
+        let whole = floats(&[2], &[1.0, 2.0]);
+        for length in 0..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let [looked, read] = [inspect(&path), read(&path).map(|_| ())]
+                .map(|it| it.map_err(|error| error.to_string()));
+            assert_eq!(looked, read);
+            assert_eq!(looked.is_ok(), length == whole.len());
+        }
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! WAVE files: uncompressed recordings, mixed down to one channel.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::ops::Range;
 use std::path::Path;
 
 use mie_core::prelude::*;
@@ -58,38 +61,63 @@ pub fn parse(content: &[u8]) -> Result<Waveform, String> {
     Ok(Waveform { rate_hertz, samples })
 }
 
+/// Looks at a file without decoding it: whether its header is readable and its samples are all
+/// there.
+///
+/// # Errors
+/// As [`read`], but for values that are no finite numbers.
+pub fn inspect(path: &Path) -> Result<()> {
+    const START_BYTES: u64 = 4096;
+    let opened = File::open(path).map_err(Error::io("read", path))?;
+    let length = opened.metadata().map_err(Error::io("read", path))?.len();
+    let mut start = Vec::new();
+    opened.take(START_BYTES).read_to_end(&mut start).map_err(Error::io("read", path))?;
+    let found = match locate(&start, length as usize) {
+        // Other chunks may stand before the samples.
+        Err(_) if length > START_BYTES => locate(&super::read_whole(path)?, length as usize),
+        found => found,
+    };
+    let counted = found.and_then(|(format, samples)| format.ensure_frames(samples.len()));
+    counted.map_err(|problem| Error::data(path, problem))
+}
+
 fn parse_into(content: &[u8], samples: &mut Vec<f32>) -> Result<u32, String> {
-    if content.is_empty() {
+    let (format, body) = locate(content, content.len())?;
+    format.ensure_frames(body.len())?;
+    format.decode(&content[body], samples)?;
+    Ok(format.rate_hertz)
+}
+
+/// Finds the format and the bytes of the samples in a file of `length` bytes that starts with
+/// `start`.
+fn locate(start: &[u8], length: usize) -> Result<(Format, Range<usize>), String> {
+    if start.is_empty() {
         return Err("is empty".to_owned());
     }
-    if !content.starts_with(b"RIFF") || content.get(8..12) != Some(&b"WAVE"[..]) {
+    if !start.starts_with(b"RIFF") || start.get(8..12) != Some(&b"WAVE"[..]) {
         return Err("is not a WAVE file: it does not start with RIFF … WAVE".to_owned());
     }
     let mut format = None;
     let mut at = 12;
-    while let Some(head) = content.get(at..at + 8) {
-        let size = u32_at(head, 4) as usize;
-        let rest = &content[at + 8..];
-        let body = if head.starts_with(b"data") && is_left_open(content, size) {
-            Some(rest)
-        } else {
-            rest.get(..size)
-        };
-        match (&head[..4], body) {
-            (b"fmt ", Some(body)) => format = Some(Format::parse(body)?),
-            (b"data", Some(body)) => {
-                let format: Format = format.ok_or("has no fmt chunk before its data chunk")?;
-                format.decode(body, samples)?;
-                return Ok(format.rate_hertz);
-            }
-            (b"fmt " | b"data", None) => {
-                return Err(format!(
-                    "is truncated: its {} chunk should have {size} bytes, {} are left",
-                    String::from_utf8_lossy(&head[..4]).trim_end(),
-                    rest.len()
-                ));
-            }
-            _ => {}
+    while let Some(head) = start.get(at..at + 8) {
+        let (name, size) = (&head[..4], u32_at(head, 4) as usize);
+        let left = length.saturating_sub(at + 8);
+        let is_needed = name == b"fmt " || name == b"data";
+        if name == b"data" && is_left_open(start, length, size) {
+            return Ok((format.ok_or(NO_FORMAT)?, at + 8..length));
+        }
+        if is_needed && size > left {
+            return Err(format!(
+                "is truncated: its {} chunk should have {size} bytes, {left} are left",
+                String::from_utf8_lossy(name).trim_end(),
+            ));
+        }
+        if name == b"data" {
+            return Ok((format.ok_or(NO_FORMAT)?, at + 8..at + 8 + size));
+        }
+        if name == b"fmt " {
+            let Some(body) = start.get(at + 8..at + 8 + size) else { break };
+            format = Some(Format::parse(body)?);
         }
         // Chunks start at even positions, whatever the size of the one before.
         at += 8 + size + size % 2;
@@ -97,12 +125,14 @@ fn parse_into(content: &[u8], samples: &mut Vec<f32>) -> Result<u32, String> {
     Err("has no data chunk, or is truncated before it".to_owned())
 }
 
+const NO_FORMAT: &str = "has no fmt chunk before its data chunk";
+
 /// Whether a data chunk of this size was begun by a writer that did not come back to its header.
 ///
 /// A size of 0 is meant where the size of the whole file is filled in: other chunks follow then.
-fn is_left_open(content: &[u8], size: usize) -> bool {
-    let [unknown, whole] = [u32::MAX, u32_at(content, 4)].map(|size| size as usize);
-    size == unknown || (size == 0 && (whole == unknown || 8 + whole < content.len()))
+fn is_left_open(start: &[u8], length: usize, size: usize) -> bool {
+    let [unknown, whole] = [u32::MAX, u32_at(start, 4)].map(|size| size as usize);
+    size == unknown || (size == 0 && (whole == unknown || 8 + whole < length))
 }
 
 /// How a number is written.
@@ -120,6 +150,8 @@ enum Coding {
 struct Format {
     rate_hertz: u32,
     channels: usize,
+    /// Bytes of a frame, a number of each channel.
+    block_bytes: usize,
     coding: Coding,
 }
 
@@ -142,7 +174,7 @@ impl Format {
         }
         let channels = usize::from(u16_at(body, 2));
         let rate_hertz = u32_at(body, 4);
-        let block = usize::from(u16_at(body, 12));
+        let block_bytes = usize::from(u16_at(body, 12));
         let bits = u16_at(body, 14);
         let coding = match (tag, bits) {
             (INTEGER, 8) => Coding::U8,
@@ -159,33 +191,43 @@ impl Format {
             }
         };
         let width = usize::from(bits / 8);
-        if channels == 0 || block != channels * width {
-            return Err(format!("has {channels} channels of {bits} bits in {block} bytes a frame"));
+        if channels == 0 || block_bytes != channels * width {
+            let frame = format!("{block_bytes} bytes a frame");
+            return Err(format!("has {channels} channels of {bits} bits in {frame}"));
         }
         if !RATES_HERTZ.contains(&rate_hertz) {
             return Err(format!("has {rate_hertz} Hz, outside {RATES_HERTZ:?}"));
         }
-        Ok(Self { rate_hertz, channels, coding })
+        Ok(Self { rate_hertz, channels, block_bytes, coding })
+    }
+
+    /// Checks that so many bytes are whole frames, and some.
+    fn ensure_frames(&self, bytes: usize) -> Result<(), String> {
+        let block = self.block_bytes;
+        if bytes == 0 {
+            return Err("holds no samples".to_owned());
+        }
+        if !bytes.is_multiple_of(block) {
+            return Err(format!("has {bytes} bytes of samples, {block} to a frame"));
+        }
+        Ok(())
     }
 
     /// Turns numbers into full scale `[-1, 1]`.
     fn decode(&self, data: &[u8], samples: &mut Vec<f32>) -> Result<(), String> {
-        if data.is_empty() {
-            return Err("holds no samples".to_owned());
-        }
         match self.coding {
             Coding::U8 => self.mix(data, samples, |[byte]| (f32::from(byte) - 128.0) / 128.0),
             Coding::I16 => {
-                self.mix(data, samples, |bytes| f32::from(i16::from_le_bytes(bytes)) / 32_768.0)
+                self.mix(data, samples, |bytes| f32::from(i16::from_le_bytes(bytes)) / 32_768.0);
             }
             // The three bytes become the upper ones of four, which keeps the sign.
             Coding::I24 => {
-                self.mix(data, samples, |[a, b, c]| full_scale(i32::from_le_bytes([0, a, b, c])))
+                self.mix(data, samples, |[a, b, c]| full_scale(i32::from_le_bytes([0, a, b, c])));
             }
             Coding::I32 => self.mix(data, samples, |bytes| full_scale(i32::from_le_bytes(bytes))),
             Coding::F32 => self.mix(data, samples, f32::from_le_bytes),
             Coding::F64 => self.mix(data, samples, |bytes| f64::from_le_bytes(bytes) as f32),
-        }?;
+        }
         if !matches!(self.coding, Coding::F32 | Coding::F64) {
             return Ok(());
         }
@@ -203,11 +245,7 @@ impl Format {
         data: &[u8],
         samples: &mut Vec<f32>,
         decode: impl Fn([u8; WIDTH]) -> f32,
-    ) -> Result<(), String> {
-        let block = self.channels * WIDTH;
-        if !data.len().is_multiple_of(block) {
-            return Err(format!("has {} bytes of samples, {block} to a frame", data.len()));
-        }
+    ) {
         let (numbers, _) = data.as_chunks::<WIDTH>();
         samples.clear();
         if self.channels == 1 {
@@ -217,7 +255,6 @@ impl Format {
                 frame.iter().map(|&bytes| decode(bytes)).sum::<f32>() / self.channels as f32
             }));
         }
-        Ok(())
     }
 }
 
@@ -335,6 +372,36 @@ mod tests {
                 assert!((mean - f64::from(*sample)).abs() < 1e-6, "{bits} bits");
             }
         }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_found_without_decoding() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recording.wav");
+        let judge = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            let [looked, read] = [inspect(&path), read(&path).map(|_| ())];
+            let [looked, read] = [looked, read].map(|it| it.map_err(|error| error.to_string()));
+            assert_eq!(looked, read);
+            looked
+        };
+        let whole = integers(2, 8_000, 16, &vec![7; 40_000]);
+        judge(&whole).unwrap();
+        let error = judge(&whole[..30_000]).unwrap_err();
+        assert!(
+            error.contains("its data chunk should have 40000 bytes, 29956 are left"),
+            "{error}"
+        );
+        for length in [0, 11, 20, 40, 44] {
+            judge(&whole[..length]).unwrap_err();
+        }
+        // Samples behind what is looked at first.
+        let format = chunk(*b"fmt ", &format(INTEGER, 1, 8_000, 16));
+        let late = file(&[chunk(*b"LIST", &[0; 9_000]), format, chunk(*b"data", &[1; 100])]);
+        judge(&late).unwrap();
+        judge(&late[..late.len() - 1]).unwrap_err();
+        judge(&integers(1, 8_000, 16, &[1; 3])).unwrap_err();
+        assert!(inspect(&folder.path().join("absent.wav")).is_err());
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use mie_core::prelude::*;
 
-use super::video::{self, Evaluation, Sampling, Short};
+use super::video::{self, Evaluation, Sampling, Short, View};
+use crate::pictures::normalise::{self, Normalise, Table};
 
 /// Cuts a window in time and a square from the frames of a video.
 ///
@@ -94,9 +95,6 @@ impl Default for ClipConfig {
     }
 }
 
-/// Mean and deviation of the colours of ImageNet's pictures.
-const IMAGENET: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
-
 impl ClipConfig {
     fn sampling(&self) -> Sampling {
         Sampling {
@@ -118,13 +116,12 @@ impl ClipConfig {
     }
 
     /// The number that each pixel of a channel becomes.
-    fn table(&self, channel: usize) -> Vec<f32> {
-        let (mean, deviation) = match self.normalise {
-            Normalisation::Imagenet => IMAGENET[channel],
+    fn table(&self, channel: usize) -> Table {
+        normalise::table(match self.normalise {
+            Normalisation::Imagenet => Normalise::Imagenet.statistics()[channel],
             Normalisation::Scale => (0.0, 1.0),
             Normalisation::Symmetric => (0.5, 0.5),
-        };
-        (0..=u8::MAX).map(|pixel| (f32::from(pixel) / 255.0 - mean) / deviation).collect()
+        })
     }
 }
 
@@ -159,7 +156,7 @@ struct Clip {
     channels: Channels,
     sampling: Sampling,
     /// The number that each pixel becomes, for each channel.
-    tables: Vec<Vec<f32>>,
+    tables: Vec<Table>,
 }
 
 impl Clip {
@@ -170,9 +167,26 @@ impl Clip {
         }
     }
 
-    fn number(&self, channel: usize, pixel: u8) -> f32 {
-        self.tables[channel][usize::from(pixel)]
+    /// Writes what is seen; `frame` gives each frame.
+    fn show<'a>(
+        &self,
+        view: &View,
+        frame: impl FnMut(usize) -> Result<Cow<'a, [u8]>>,
+        out: &mut SampleBuffers<'_>,
+    ) -> Result<()> {
+        let out = out.f32_to_overwrite(0)?;
+        match &self.tables[..] {
+            [red, green, blue] => {
+                self.sampling.fill(view, out, frame, &[red, green, blue].map(number))
+            }
+            tables => self.sampling.fill(view, out, frame, &[number(&tables[0])]),
+        }
     }
+}
+
+/// What turns the pixels of a channel into numbers.
+fn number(table: &Table) -> impl Fn(u8) -> f32 {
+    |pixel| table[usize::from(pixel)]
 }
 
 impl Modality for Clip {
@@ -191,7 +205,7 @@ impl Modality for Clip {
         let view = self.sampling.view(files.len(), mode, draw);
         let frame =
             |place: usize| -> Result<Cow<'_, [u8]>> { self.frame(&files[place]).map(Cow::Owned) };
-        self.sampling.fill(&view, out.f32(0)?, frame, |channel, pixel| self.number(channel, pixel))
+        self.show(&view, frame, out)
     }
 
     fn cacheable(&self) -> Option<&dyn Decode> {
@@ -228,7 +242,7 @@ impl Decode for Clip {
         let frame = |place: usize| -> Result<Cow<'_, [u8]>> {
             Ok(Cow::Borrowed(&pixels[place * size..(place + 1) * size]))
         };
-        self.sampling.fill(&view, out.f32(0)?, frame, |channel, pixel| self.number(channel, pixel))
+        self.show(&view, frame, out)
     }
 }
 
@@ -263,7 +277,7 @@ mod tests {
         let halves = modality.cacheable().unwrap();
         let decoded = halves.decode(raw, mode).unwrap();
         let mut values = vec![f32::NAN; modality.layout()[0].len()];
-        let mut out = SampleBuffers(vec![Buffer::F32(&mut values)]);
+        let mut out = SampleBuffers::new(vec![Buffer::F32(&mut values)]);
         halves.finish(decoded.view(), mode, draw, &mut out).unwrap();
         values
     }

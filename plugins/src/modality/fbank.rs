@@ -251,7 +251,7 @@ impl Decode for Fbank {
         _draw: &Draw<'_>,
         out: &mut SampleBuffers<'_>,
     ) -> Result<()> {
-        let (found, values) = (decoded.f32()?, out.f32(0)?);
+        let (found, values) = (decoded.f32()?, out.f32_to_overwrite(0)?);
         if found.len() != values.len() {
             return Err(Error::shape("decoded filter banks", values.len(), found.len()));
         }

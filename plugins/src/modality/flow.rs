@@ -260,15 +260,17 @@ impl Flow {
         if view.flipped {
             factors[0] = -factors[0];
         }
-        let value = |channel: usize, stored: P| {
-            let pixels = factors[channel] * stored.pixels(bound);
-            let scaled = match self.config.scale {
-                Scale::Unit => (pixels / bound).clamp(-1.0, 1.0),
-                Scale::Pixels => pixels,
-            };
-            scaled as f32
-        };
-        self.sampling.fill(&view, out.f32(0)?, frame, value)
+        let values = factors.map(|factor| {
+            move |stored: P| {
+                let pixels = factor * stored.pixels(bound);
+                let scaled = match self.config.scale {
+                    Scale::Unit => (pixels / bound).clamp(-1.0, 1.0),
+                    Scale::Pixels => pixels,
+                };
+                scaled as f32
+            }
+        });
+        self.sampling.fill(&view, out.f32_to_overwrite(0)?, frame, &values)
     }
 }
 
@@ -534,7 +536,7 @@ mod tests {
                     let decoded = halves.decode(&raw, mode).unwrap();
                     assert_eq!(decoded.shape, [4, 4, 4, 2]);
                     let mut values = vec![f32::NAN; modality.layout()[0].len()];
-                    let mut out = SampleBuffers(vec![Buffer::F32(&mut values)]);
+                    let mut out = SampleBuffers::new(vec![Buffer::F32(&mut values)]);
                     halves.finish(decoded.view(), mode, &draw(epoch, 0), &mut out).unwrap();
                     assert_eq!(bits(&values), bits(&shown(&config, &raw, mode, epoch)));
                 }

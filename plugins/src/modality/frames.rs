@@ -151,7 +151,7 @@ impl Modality for Frames {
         let frames = self.read(files, &kept, mode)?;
         let slot = |position: &usize| kept.partition_point(|kept| kept < position);
         let clip: Vec<&Picture<'_>> = positions.iter().map(|at| &frames[slot(at)]).collect();
-        self.write(&clip, mode, &mut stream, out.f32(0)?)
+        self.write(&clip, mode, &mut stream, out.f32_to_overwrite(0)?)
     }
 
     fn cacheable(&self) -> Option<&dyn Decode> {
@@ -213,7 +213,7 @@ impl Decode for Frames {
             (0..self.config.count).map(|position| position.min(last)).collect()
         };
         let clip: Vec<&Picture<'_>> = positions.iter().map(|&at| &frames[at]).collect();
-        self.write(&clip, mode, &mut stream, out.f32(0)?)
+        self.write(&clip, mode, &mut stream, out.f32_to_overwrite(0)?)
     }
 }
 
@@ -479,7 +479,7 @@ mod tests {
                 for epoch in 0..6 {
                     let at = draw(epoch, 5);
                     let mut values = vec![f32::NAN; modality.layout()[0].len()];
-                    let mut out = SampleBuffers(vec![Buffer::F32(&mut values)]);
+                    let mut out = SampleBuffers::new(vec![Buffer::F32(&mut values)]);
                     halves.finish(decoded.view(), mode, &at, &mut out).unwrap();
                     let whole = decode(&config, &raw, mode, &at).unwrap();
                     let bits = |values: &[f32]| -> Vec<u32> {

@@ -187,7 +187,7 @@ impl Modality for Image {
         draw: &Draw<'_>,
         out: &mut SampleBuffers<'_>,
     ) -> Result<()> {
-        self.write(&self.prepared(raw, mode)?, mode, draw, out.f32(0)?)
+        self.write(&self.prepared(raw, mode)?, mode, draw, out.f32_to_overwrite(0)?)
     }
 
     fn cacheable(&self) -> Option<&dyn Decode> {
@@ -216,7 +216,7 @@ impl Decode for Image {
         draw: &Draw<'_>,
         out: &mut SampleBuffers<'_>,
     ) -> Result<()> {
-        self.write(&Picture::of(decoded)?, mode, draw, out.f32(0)?)
+        self.write(&Picture::of(decoded)?, mode, draw, out.f32_to_overwrite(0)?)
     }
 }
 
@@ -565,7 +565,7 @@ mod tests {
                 for epoch in 0..6 {
                     let at = draw(epoch, 5);
                     let mut values = vec![f32::NAN; modality.layout()[0].len()];
-                    let mut out = SampleBuffers(vec![Buffer::F32(&mut values)]);
+                    let mut out = SampleBuffers::new(vec![Buffer::F32(&mut values)]);
                     halves.finish(decoded.view(), mode, &at, &mut out).unwrap();
                     let whole = decode(&config, &raw, mode, &at).unwrap();
                     assert_eq!(bits(&values), bits(&whole), "{mode:?}, {config:?}");

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mie_core::prelude::*;
+use multiversion::multiversion;
 use rustfft::num_complex::Complex;
 use rustfft::{Fft, FftPlanner};
 
@@ -96,7 +97,10 @@ fn resample(
         return Err(format!("{} samples of {from} Hz are over 2^28 of {to} Hz", samples.len()));
     }
     // Sums over a block must stay finite.
-    if let Some(loud) = samples.iter().find(|sample| sample.abs() > LOUDEST) {
+    let is_loud = |sample: &f32| sample.abs() > LOUDEST;
+    // Without a way out of it the loop takes several samples at once.
+    let any_loud = samples.iter().fold(false, |found, sample| found | is_loud(sample));
+    if let Some(loud) = samples.iter().find(|sample| any_loud && is_loud(sample)) {
         return Err(format!("a sample is {loud:e} times full scale, over {LOUDEST:e}"));
     }
     if kept.as_ref().is_none_or(|(of, _)| *of != rates) {
@@ -173,23 +177,10 @@ impl Resampler {
         for pair in sounding.chunks(2) {
             self.input.fill(ZERO);
             let inner = &mut self.input[self.filter_samples[0] / 2..];
-            for (value, &sample) in inner.iter_mut().zip(pair[0].1) {
-                value.re = sample;
-            }
-            if let Some((_, second)) = pair.get(1) {
-                for (value, &sample) in inner.iter_mut().zip(*second) {
-                    value.im = sample;
-                }
-            }
+            write_blocks([pair[0].1, pair.get(1).map_or(&[], |(_, second)| second)], inner);
             self.transform();
-            let at = |place: usize| place * block_out;
-            for (sum, value) in resampled[at(pair[0].0)..].iter_mut().zip(&self.output) {
-                *sum += value.re;
-            }
-            if let Some((second, _)) = pair.get(1) {
-                for (sum, value) in resampled[at(*second)..].iter_mut().zip(&self.output) {
-                    *sum += value.im;
-                }
+            for (part, (block, _)) in pair.iter().enumerate() {
+                add_block(&self.output, part, &mut resampled[block * block_out..]);
             }
         }
         // Half a filter of zeros stands before the first block.
@@ -201,18 +192,47 @@ impl Resampler {
     fn transform(&mut self) {
         self.forward.process_with_scratch(&mut self.input, &mut self.work);
         let kept = self.transfer.len();
-        let low = self.output.iter_mut().zip(&self.input);
-        for ((to, from), &gain) in low.zip(&self.transfer) {
-            *to = from * gain;
-        }
-        // Negative frequencies stand at the end, the lowest last.
-        let low = self.output.iter_mut().rev().zip(self.input.iter().rev());
-        for ((to, from), &gain) in low.zip(&self.transfer[1..]) {
-            *to = from * gain;
-        }
+        filter(&self.input, &self.transfer, &mut self.output);
         let high = kept..self.output.len() + 1 - kept;
         self.output[high].fill(ZERO);
         self.inverse.process_with_scratch(&mut self.output, &mut self.work);
+    }
+}
+
+/// Makes two blocks of samples, the second not the longer one, real and imaginary parts.
+#[multiversion(targets("x86_64+avx2"))]
+fn write_blocks([first, second]: [&[f32]; 2], values: &mut [Complex<f32>]) {
+    let (both, alone) = first.split_at(second.len());
+    let (values, others) = values.split_at_mut(both.len());
+    for ((value, &re), &im) in values.iter_mut().zip(both).zip(second) {
+        *value = Complex::new(re, im);
+    }
+    for (value, &re) in others.iter_mut().zip(alone) {
+        value.re = re;
+    }
+}
+
+/// Adds the real parts, or the imaginary ones for `part` 1, to `sums`.
+#[multiversion(targets("x86_64+avx2"))]
+fn add_block(values: &[Complex<f32>], part: usize, sums: &mut [f32]) {
+    let pairs = values.iter().map(|value| [value.re, value.im]);
+    if part == 0 {
+        sums.iter_mut().zip(pairs).for_each(|(sum, [re, _])| *sum += re);
+    } else {
+        sums.iter_mut().zip(pairs).for_each(|(sum, [_, im])| *sum += im);
+    }
+}
+
+/// Copies the lower frequencies of one spectrum into another, each multiplied by its gain.
+#[multiversion(targets("x86_64+avx2"))]
+fn filter(from: &[Complex<f32>], gains: &[f32], to: &mut [Complex<f32>]) {
+    for ((to, from), &gain) in to.iter_mut().zip(from).zip(gains) {
+        *to = from * gain;
+    }
+    // Negative frequencies stand at the end, the lowest last.
+    let low = to.iter_mut().rev().zip(from.iter().rev());
+    for ((to, from), &gain) in low.zip(&gains[1..]) {
+        *to = from * gain;
     }
 }
 

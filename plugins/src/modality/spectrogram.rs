@@ -6,6 +6,7 @@ use std::f64::consts::TAU;
 use std::sync::Arc;
 
 use mie_core::prelude::*;
+use multiversion::multiversion;
 use rustfft::num_complex::Complex;
 use rustfft::{Fft, FftPlanner};
 
@@ -175,7 +176,7 @@ impl Modality for Spectrogram {
         if self.noisy() {
             return self.finish(self.decode(raw, mode)?.view(), mode, draw, out);
         }
-        let values = out.f32(0)?;
+        let values = out.f32_to_overwrite(0)?;
         self.signal(raw, |signal| self.complete(signal, values))
     }
 
@@ -210,7 +211,7 @@ impl Decode for Spectrogram {
         draw: &Draw<'_>,
         out: &mut SampleBuffers<'_>,
     ) -> Result<()> {
-        let (found, values) = (decoded.f32()?, out.f32(0)?);
+        let (found, values) = (decoded.f32()?, out.f32_to_overwrite(0)?);
         if self.noisy() {
             let mut signal = found.to_vec();
             add_noise(&mut signal, self.config.noise_deviation, draw);
@@ -226,6 +227,10 @@ impl Decode for Spectrogram {
 
 /// Windows that are transformed together.
 const TOGETHER: usize = 16;
+
+/// Numbers between windows: at distances of powers of two they would push each other out of the
+/// processor's cache.
+const GAP: usize = 8;
 
 /// Working memory of a thread, reused from sample to sample.
 #[derive(Default)]
@@ -272,41 +277,37 @@ impl Spectrogram {
             return Err(Error::shape("values of a spectrogram", expected, values.len()));
         }
         self.transform(signal, values);
-        add_and_take_logarithms(values, self.config.log_floor as f32);
         if self.config.normalise == Normalise::Sample {
             normalise(values);
         }
         Ok(())
     }
 
-    /// Fills `values` `[bins, frames]` with the magnitudes of `signal` `[length_samples]`.
+    /// Fills `values` `[bins, frames]` with the logarithms of the magnitudes of `signal`
+    /// `[length_samples]`.
     ///
     /// The transform of `N` real samples is made of one of `N/2` complex ones.
     fn transform(&self, signal: &[f32], values: &mut [f32]) {
         let (frames, half) = (self.frames(), self.config.window_samples / 2);
         let zero = Complex::new(0.0, 0.0);
+        let apart = half + GAP;
+        let floor = self.config.log_floor as f32;
         SCRATCH.with_borrow_mut(|Scratch { extended, packed, work }| {
             self.extend(signal, extended);
-            packed.resize(TOGETHER * half, zero);
+            packed.resize(TOGETHER * apart, zero);
             work.resize(self.fourier.get_inplace_scratch_len(), zero);
             let (window, _) = self.half_window.as_chunks::<2>();
             for first in (0..frames).step_by(TOGETHER) {
                 let count = TOGETHER.min(frames - first);
-                for (frame, packed) in packed.chunks_exact_mut(half).take(count).enumerate() {
-                    let (seen, _) =
-                        extended[(first + frame) * self.config.hop_samples..].as_chunks::<2>();
-                    for ((pair, x), w) in packed.iter_mut().zip(seen).zip(window) {
-                        *pair = Complex::new(x[0] * w[0], x[1] * w[1]);
-                    }
+                for (frame, packed) in packed.chunks_exact_mut(apart).take(count).enumerate() {
+                    let seen = &extended[(first + frame) * self.config.hop_samples..];
+                    write_window(seen, window, packed);
+                    self.fourier.process_with_scratch(&mut packed[..half], work);
                 }
-                self.fourier.process_with_scratch(&mut packed[..count * half], work);
-                for (bin, &turn) in self.turns.iter().enumerate() {
-                    let [low, high] = magnitudes(packed, half, bin, turn);
-                    for (bin, row) in [(bin, low), (half - bin, high)] {
-                        let start = bin * frames + first;
-                        values[start..start + count].copy_from_slice(&row[..count]);
-                    }
-                }
+                let bins = values.chunks_exact_mut(frames);
+                let mut bins: Vec<&mut [f32]> =
+                    bins.map(|bin| &mut bin[first..first + count]).collect();
+                write_logarithms(packed, &self.turns, floor, &mut bins);
             }
         });
     }
@@ -332,6 +333,43 @@ impl Spectrogram {
     }
 }
 
+// Loops are compiled twice, the second time for AVX2 without fused multiplication and addition: both
+// give the same bits.
+
+/// Weighs a window and pairs its samples to complex numbers.
+#[multiversion(targets("x86_64+avx2"))]
+fn write_window(samples: &[f32], window: &[[f32; 2]], packed: &mut [Complex<f32>]) {
+    let (pairs, _) = samples.as_chunks::<2>();
+    for ((pair, x), w) in packed.iter_mut().zip(pairs).zip(window) {
+        *pair = Complex::new(x[0] * w[0], x[1] * w[1]);
+    }
+}
+
+/// Writes the logarithms of up to [`TOGETHER`] windows into `bins`, a row for each, `floor` added
+/// to magnitudes.
+#[multiversion(targets("x86_64+avx2"))]
+fn write_logarithms(
+    packed: &[Complex<f32>],
+    turns: &[Complex<f32>],
+    floor: f32,
+    bins: &mut [&mut [f32]],
+) {
+    let half = bins.len() - 1;
+    for (bin, &turn) in turns.iter().enumerate() {
+        let [low, high] = magnitudes(packed, half, bin, turn);
+        for (bin, mut row) in [(bin, low), (half - bin, high)] {
+            for value in &mut row {
+                *value = logarithm(*value + floor);
+            }
+            match <&mut [f32; TOGETHER]>::try_from(&mut *bins[bin]) {
+                Ok(whole) => *whole = row,
+                // The last windows may be fewer.
+                Err(_) => bins[bin].iter_mut().zip(row).for_each(|(to, value)| *to = value),
+            }
+        }
+    }
+}
+
 /// Magnitudes of windows in the bins `bin` and `half - bin`, from the transforms of their pairs.
 ///
 /// With `Z` the transform of the pairs, `M = N/2` and `W = exp(-2 pi i / N)`, `Z[M]` being `Z[0]`:
@@ -344,6 +382,8 @@ impl Spectrogram {
 ///
 /// The window has halved `Z` already.
 #[allow(clippy::needless_range_loop, reason = "six arrays go side by side")]
+#[allow(clippy::inline_always, reason = "it gets the instructions of its caller")]
+#[inline(always)]
 fn magnitudes(
     packed: &[Complex<f32>],
     half: usize,
@@ -351,19 +391,17 @@ fn magnitudes(
     turn: Complex<f32>,
 ) -> [[f32; TOGETHER]; 2] {
     // Windows side by side, so that one instruction serves several.
-    let mut at = [[[0.0_f32; TOGETHER]; 2]; 2];
-    for (window, spectrum) in packed.chunks_exact(half).take(TOGETHER).enumerate() {
-        for ([real, imaginary], place) in at.iter_mut().zip([bin, (half - bin) % half]) {
-            (real[window], imaginary[window]) = (spectrum[place].re, spectrum[place].im);
-        }
+    let mut at = [[Complex::new(0.0_f32, 0.0); TOGETHER]; 2];
+    let [ahead, mirrored] = &mut at;
+    let mirror = (half - bin) % half;
+    for (window, spectrum) in packed.chunks_exact(half + GAP).take(TOGETHER).enumerate() {
+        (ahead[window], mirrored[window]) = (spectrum[bin], spectrum[mirror]);
     }
-    let [[real, imaginary], [mirrored_real, mirrored_imaginary]] = &at;
     let mut found = [[0.0; TOGETHER]; 2];
     for window in 0..TOGETHER {
-        let even_real = real[window] + mirrored_real[window];
-        let even_imaginary = imaginary[window] - mirrored_imaginary[window];
-        let odd_real = imaginary[window] + mirrored_imaginary[window];
-        let odd_imaginary = mirrored_real[window] - real[window];
+        let (z, mirrored) = (ahead[window], mirrored[window]);
+        let (even_real, even_imaginary) = (z.re + mirrored.re, z.im - mirrored.im);
+        let (odd_real, odd_imaginary) = (z.im + mirrored.im, mirrored.re - z.re);
         let turned_real = turn.re * odd_real - turn.im * odd_imaginary;
         let turned_imaginary = turn.re * odd_imaginary + turn.im * odd_real;
         let (low_real, low_imaginary) =
@@ -374,13 +412,6 @@ fn magnitudes(
         found[1][window] = (high_real * high_real + high_imaginary * high_imaginary).sqrt();
     }
     found
-}
-
-/// Turns each value into the logarithm of the sum of it and `floor`, in a loop without branches.
-fn add_and_take_logarithms(values: &mut [f32], floor: f32) {
-    for value in values {
-        *value = logarithm(*value + floor);
-    }
 }
 
 /// The bits of the square root of 1/2.
@@ -402,6 +433,8 @@ const SERIES: [f32; 7] = [
 ///
 /// What is below the least normal number, 1.2e-38, counts as that. Unlike the function of the
 /// standard library it works on several numbers at once.
+#[allow(clippy::inline_always, reason = "it gets the instructions of its caller")]
+#[inline(always)]
 fn logarithm(value: f32) -> f32 {
     let value = if value > f32::MIN_POSITIVE { value } else { f32::MIN_POSITIVE };
     // value = 2^exponent (1 + x)
@@ -507,8 +540,7 @@ mod tests {
         for value in [0.0, -0.0, -1.0, f32::from_bits(1), f32::MIN_POSITIVE / 2.0, f32::NAN] {
             assert!((logarithm(value) - least).abs() < 1e-5, "{value:e}");
         }
-        let mut values = [0.0, 1.0];
-        add_and_take_logarithms(&mut values, 1e-7);
+        let values = [1e-7, 1.0].map(logarithm);
         assert!((values[0] + 16.118_095).abs() < 2e-6 && values[1].abs() < 2e-7, "{values:?}");
     }
 

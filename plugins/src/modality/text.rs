@@ -219,7 +219,7 @@ pub(super) mod testing {
         let mut tensors: Vec<Vec<i64>> =
             modality.layout().iter().map(|layout| vec![-9; layout.len()]).collect();
         let buffers = tensors.iter_mut().map(|tensor| Buffer::I64(tensor)).collect();
-        modality.load(raw, Mode::Training, &draw(0, 0), &mut SampleBuffers(buffers))?;
+        modality.load(raw, Mode::Training, &draw(0, 0), &mut SampleBuffers::new(buffers))?;
         Ok(tensors)
     }
 
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn tensors_are_padded_and_never_run_over() {
         let (mut ids, mut mask) = ([7; 4], [7; 4]);
-        let mut out = SampleBuffers(vec![Buffer::I64(&mut ids), Buffer::I64(&mut mask)]);
+        let mut out = SampleBuffers::new(vec![Buffer::I64(&mut ids), Buffer::I64(&mut mask)]);
         write(&[5, 6], 9, &mut out).unwrap();
         assert!(write(&[1; 5], 9, &mut out).is_err());
         assert_eq!((ids, mask), ([5, 6, 9, 9], [1, 1, 0, 0]));

@@ -47,7 +47,7 @@ pub(super) fn decode(
 ) -> Result<Vec<f32>> {
     let modality = config.build()?;
     let mut values = vec![f32::NAN; modality.layout()[0].len()];
-    modality.load(raw, mode, draw, &mut SampleBuffers(vec![Buffer::F32(&mut values)]))?;
+    modality.load(raw, mode, draw, &mut SampleBuffers::new(vec![Buffer::F32(&mut values)]))?;
     Ok(values)
 }
 

@@ -85,7 +85,7 @@ impl Modality for Vector {
             let what = format!("numbers of modality `{}` (option `dimensions`)", draw.modality);
             return Err(Error::shape(what, dimensions, values.len()));
         }
-        out.f32(0)?.copy_from_slice(values);
+        out.f32_to_overwrite(0)?.copy_from_slice(values);
         Ok(())
     }
 }

@@ -113,37 +113,46 @@ impl Sampling {
 
     /// Writes what is seen into `out`, `[channels, frames, crop_pixels, crop_pixels]`.
     ///
-    /// `frame` gives a frame of the clip, `[resize_pixels, resize_pixels, channels]`; `value` turns
-    /// what that has in a channel into what belongs into `out`.
-    pub(super) fn fill<'a, P: Copy + 'a>(
+    /// `frame` gives a frame of the clip, `[resize_pixels, resize_pixels, channels]`; `values` turn
+    /// what that has in each channel into what belongs into `out`.
+    pub(super) fn fill<'a, P: Copy + 'a, const CHANNELS: usize>(
         &self,
         view: &View,
         out: &mut [f32],
         mut frame: impl FnMut(usize) -> Result<Cow<'a, [P]>>,
-        value: impl Fn(usize, P) -> f32,
+        values: &[impl Fn(P) -> f32; CHANNELS],
     ) -> Result<()> {
         let (side, crop) = (self.resize_pixels, self.crop_pixels);
-        let channels = out.len() / (self.frames * crop * crop);
+        let room = CHANNELS * self.frames * crop * crop;
+        if out.len() != room {
+            return Err(Error::Bug(format!("a clip has room for {}, not {room}", out.len())));
+        }
         // A frame that is seen several times is made once.
         let mut places = view.frames.clone();
         places.sort_unstable();
         places.dedup();
         for place in places {
             let pixels = frame(place)?;
-            if pixels.len() != side * side * channels {
+            if pixels.len() != side * side * CHANNELS {
                 let what = format!("{} values, not of {side} x {side} pixels", pixels.len());
                 return Err(Error::Bug(format!("a frame of a clip has {what}")));
             }
+            let (pixels, _) = pixels.as_chunks::<CHANNELS>();
             let seen = view.frames.iter().enumerate().filter(|(_, seen)| **seen == place);
             for (time, _) in seen {
-                for (channel, row) in (0..channels).flat_map(|c| (0..crop).map(move |r| (c, r))) {
-                    let from = ((view.corner[0] + row) * side + view.corner[1]) * channels;
-                    let source = pixels[from + channel..].iter().step_by(channels).take(crop);
-                    let to = ((channel * self.frames + time) * crop + row) * crop;
-                    let target = &mut out[to..to + crop];
-                    for (column, &pixel) in source.enumerate() {
-                        let column = if view.flipped { crop - 1 - column } else { column };
-                        target[column] = value(channel, pixel);
+                for row in 0..crop {
+                    let source = &pixels[(view.corner[0] + row) * side + view.corner[1]..][..crop];
+                    for (channel, value) in values.iter().enumerate() {
+                        let to = ((channel * self.frames + time) * crop + row) * crop;
+                        let target = &mut out[to..to + crop];
+                        let write = |(to, from): (&mut f32, &[P; CHANNELS])| {
+                            *to = value(from[channel]);
+                        };
+                        if view.flipped {
+                            target.iter_mut().rev().zip(source).for_each(write);
+                        } else {
+                            target.iter_mut().zip(source).for_each(write);
+                        }
                     }
                 }
             }
@@ -418,8 +427,8 @@ mod tests {
         let filled = |flipped| {
             let view = View { frames: vec![1, 0], corner: [1, 0], flipped };
             let mut out = [f32::NAN; 16];
-            let value = |channel: usize, pixel: u8| f32::from(pixel) - 100.0 * channel as f32;
-            sampling.fill(&view, &mut out, frame, value).unwrap();
+            let values = [0.0, 100.0].map(|less| move |pixel: u8| f32::from(pixel) - less);
+            sampling.fill(&view, &mut out, frame, &values).unwrap();
             out.map(|value| value as i32)
         };
         let half = [13, 14, 16, 17, 3, 4, 6, 7];

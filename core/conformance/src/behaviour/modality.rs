@@ -1,5 +1,6 @@
 //! Modalities: a decoder is a pure function of what it is given.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use mie_core::catalogue::Plugin;
@@ -31,15 +32,22 @@ pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
         Raw::File(picture.clone()),
         Raw::Files(vec![picture; 4]),
     ];
+    // Every time something else is left in the memory, first of all what is no number.
+    let leftovers = Cell::new(f32::NAN);
     let decode = |raw: &Raw<'_>, epoch, mode| {
-        let mut out = Filled::zeros(&layouts);
+        let mut out = Filled::with(&layouts, leftovers.get());
+        let next = if leftovers.get().is_nan() { 1.0 } else { leftovers.get() + 1.0 };
+        leftovers.set(next);
         let draw = Draw { seed: Seed(5), modality: "made_up", epoch, sample: 11 };
-        guarded("the modality", || decoder.load(raw, mode, &draw, &mut out.buffers()))?;
+        let mut buffers = out.buffers();
+        guarded("the modality", || decoder.load(raw, mode, &draw, &mut buffers))?;
+        buffers.finish();
         Ok::<_, Error>(out)
     };
     let mut refusals = Vec::new();
     let mut decoded = false;
     for raw in &candidates {
+        leftovers.set(f32::NAN);
         match decode(raw, 0, Mode::Evaluation) {
             Ok(found) => {
                 decoded = true;
@@ -118,10 +126,10 @@ enum Column {
 }
 
 impl Filled {
-    fn zeros(layouts: &[TensorLayout]) -> Self {
+    fn with(layouts: &[TensorLayout], leftover: f32) -> Self {
         let column = |layout: &TensorLayout| match layout.element {
-            Element::F32 => Column::F32(vec![0.0; layout.len()]),
-            Element::I64 => Column::I64(vec![0; layout.len()]),
+            Element::F32 => Column::F32(vec![leftover; layout.len()]),
+            Element::I64 => Column::I64(vec![leftover as i64 - 1; layout.len()]),
         };
         Self(layouts.iter().map(column).collect())
     }
@@ -131,7 +139,7 @@ impl Filled {
             Column::F32(values) => Buffer::F32(values),
             Column::I64(values) => Buffer::I64(values),
         });
-        SampleBuffers(columns.collect())
+        SampleBuffers::new(columns.collect())
     }
 
     fn bits(&self) -> Vec<Vec<u64>> {
