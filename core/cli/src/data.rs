@@ -45,7 +45,7 @@ impl Data {
     }
 }
 
-/// Compares a dataset with a complete copy: counts, files and, with --decode, their content
+/// Compares a dataset with a complete copy: counts, files that are cut off and, with --decode, content
 ///
 /// The exit status is 1 when anything differs.
 #[derive(Debug, Args)]

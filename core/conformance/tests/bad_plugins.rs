@@ -26,6 +26,7 @@ plain!(RestlessConfig, "Sets a factor that depends on how often it has ever been
 plain!(NoisyConfig, "Gives features that are drawn anew every time it is asked for them.");
 plain!(ShoutingConfig, "Decides by scores that are no probabilities and never sum to 1.");
 plain!(DetachedConfig, "Gives a loss that nothing can be learnt from, as it has no graph.");
+plain!(HastyConfig, "Halves numbers, and of what was kept of them writes only the first one.");
 plain!(StumblingConfig, "Adds tensors of different sizes, at which libtorch's operators panic.");
 
 /// Acts.
@@ -230,6 +231,63 @@ impl Objective for Detached {
     }
 }
 
+#[typetag::serde(name = "hasty")]
+impl ModalityConfig for HastyConfig {
+    fn build(&self) -> Result<Box<dyn Modality>> {
+        Ok(Box::new(Hasty))
+    }
+}
+register!(modality::<HastyConfig>, source = "Ours");
+
+struct Hasty;
+
+impl Modality for Hasty {
+    fn layout(&self) -> Vec<TensorLayout> {
+        TensorLayout::value(&[4])
+    }
+
+    fn load(
+        &self,
+        raw: &Raw<'_>,
+        mode: Mode,
+        _draw: &Draw<'_>,
+        out: &mut SampleBuffers<'_>,
+    ) -> Result<()> {
+        let halves = self.decode(raw, mode)?;
+        out.f32_to_overwrite(0)?.copy_from_slice(halves.view().f32()?);
+        Ok(())
+    }
+
+    fn cacheable(&self) -> Option<&dyn Decode> {
+        Some(self)
+    }
+}
+
+impl Decode for Hasty {
+    fn recipe(&self, _mode: Mode) -> String {
+        "hasty 1".to_owned()
+    }
+
+    fn decode(&self, raw: &Raw<'_>, _mode: Mode) -> Result<Decoded> {
+        let Raw::Values(values) = raw else {
+            return Err(Error::refused("these are no numbers", "bring numbers"));
+        };
+        let values = Values::F32(values.iter().map(|value| value / 2.0).collect());
+        Ok(Decoded { shape: vec![4], values })
+    }
+
+    fn finish(
+        &self,
+        decoded: DecodedView<'_>,
+        _mode: Mode,
+        _draw: &Draw<'_>,
+        out: &mut SampleBuffers<'_>,
+    ) -> Result<()> {
+        out.f32_to_overwrite(0)?[0] = decoded.f32()?[0];
+        Ok(())
+    }
+}
+
 #[typetag::serde(name = "stumbling")]
 impl StrategyConfig for StumblingConfig {
     fn build(&self) -> Result<Box<dyn Strategy>> {
@@ -269,6 +327,7 @@ fn every_bad_plugin_is_found_out_by_the_rule_it_breaks() {
         ),
         ("shouting", &["a decision is of probabilities"]),
         ("detached", &[shapes, "a term has a gradient"]),
+        ("hasty", &["`finish` makes of what `decode` gives what `load` makes of the whole"]),
         ("stumbling", &["the example does its work"]),
         (
             "Silent",

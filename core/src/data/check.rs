@@ -105,12 +105,19 @@ pub fn check(
     report.differences.extend(dataset.differences());
     report.notes = dataset.notes();
     let mut reachable = Vec::with_capacity(known.len());
+    // What several modalities lie in is one fault.
+    let mut lost: Vec<(Vec<&str>, String)> = Vec::new();
     for modality in &known {
-        match dataset.reachable(modality) {
+        match dataset.reachable(modality).map_err(|error| error.to_string()) {
             Ok(()) => reachable.push(modality),
-            Err(error) => report.differences.push(format!("{modality}: {error}")),
+            Err(reason) => match lost.iter_mut().find(|(_, other)| *other == reason) {
+                Some((modalities, _)) => modalities.push(modality),
+                None => lost.push((vec![modality], reason)),
+            },
         }
     }
+    let lost = lost.into_iter();
+    report.differences.extend(lost.map(|(them, why)| format!("{}: {why}", them.join(", "))));
     let total: usize = Split::ALL.map(|split| dataset.samples(split).len()).iter().sum();
     let mut done = 0;
     for split in Split::ALL {
@@ -344,8 +351,9 @@ mod tests {
         train: Vec<Sample>,
         test: Vec<Sample>,
         noted: Vec<String>,
-        /// Whether the folder of the files is missing.
+        /// Whether the folder of the files is missing, and whether texts lie in it, too.
         lost: bool,
+        all_lost: bool,
     }
 
     impl Texts {
@@ -361,6 +369,7 @@ mod tests {
                 test: vec![sample("c", 1)],
                 noted: Vec::new(),
                 lost: false,
+                all_lost: false,
             }
         }
     }
@@ -395,7 +404,7 @@ mod tests {
         }
 
         fn reachable(&self, modality: &str) -> Result<()> {
-            let lost = self.lost && modality == "file";
+            let lost = self.lost && (modality == "file" || self.all_lost);
             if lost { Err(Error::data("texts", "there is no such folder")) } else { Ok(()) }
         }
 
@@ -536,6 +545,9 @@ mod tests {
             assert!(report.missing.is_empty() && report.broken.is_empty(), "{report:?}");
             assert_eq!(report.decoded, if decode { 3 } else { 0 });
         }
+        let dataset = Texts { all_lost: true, ..dataset };
+        let report = check(&dataset, &[], false, &mut |_, _| {}).unwrap();
+        assert_eq!(report.differences, ["file, text: texts: there is no such folder"]);
     }
 
     #[test]

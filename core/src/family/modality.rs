@@ -71,8 +71,8 @@ pub enum Buffer<'a> {
 
 /// Where a sample's tensors are written: one buffer for each tensor of the layout, in its order.
 ///
-/// The memory is that of earlier samples. A buffer is cleared when it is first asked for, unless
-/// the decoder promises to write all of it; so nothing of another sample is ever left in one, and
+/// A decoder asks for every one of them. The memory is that of earlier samples: a buffer is cleared
+/// when it is first asked for, unless the decoder promises to write all of it; so nothing of another sample is ever left in one, and
 /// what a decoder makes does not depend on which worker it runs in.
 #[derive(Debug)]
 pub struct SampleBuffers<'a> {

@@ -34,8 +34,11 @@ pub(crate) fn run(root: &Path, fast: bool) -> Result<()> {
 /// `cargo run`, which takes minutes. A build script that watches a file which is not there does it.
 fn nothing_left_to_build(root: &Path) -> Result<()> {
     let again = ["test", "--workspace", "--no-run", "--color", "never"];
-    let output = shell::capture(cargo(root).args(again))?;
+    let output = shell::capture(cargo(root).args(again).env("CARGO_TERM_QUIET", "false"))?;
     let told = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(Error::BuiltTwice(told.trim().to_owned()));
+    }
     match told.lines().map(str::trim).find(|line| line.starts_with("Compiling ")) {
         Some(line) => Err(Error::BuiltTwice(line.to_owned())),
         None => Ok(()),

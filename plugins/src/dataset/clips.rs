@@ -339,12 +339,12 @@ impl Dataset for Clips {
             "video" => Some(&part.frames),
             _ => None,
         });
-        match folders.find(|folder| !folder.is_dir()) {
-            Some(folder) => {
-                Err(Error::data(folder, format!("there is no such folder; {}", self.guide)))
-            }
-            None => Ok(()),
+        let Some(first) = folders.next() else { return Ok(()) };
+        // With one of them there, what lies in the others is missing file by file.
+        if first.is_dir() || folders.any(|folder| folder.is_dir()) {
+            return Ok(());
         }
+        Err(Error::data(first, format!("there is no such folder; {}", self.guide)))
     }
 
     fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {
@@ -361,7 +361,10 @@ impl Dataset for Clips {
 
     fn differences(&self) -> Vec<String> {
         let mut lines = self.remarks.clone();
-        let missing = self.listed_faults().filter(|(_, missing)| *missing);
+        // Where all are missing none is worth a word.
+        let missing = self
+            .listed_faults()
+            .filter(|(known, missing)| *missing && self.reachable(known.modality).is_ok());
         lines.extend(missing.map(|(known, _)| known.told("missing")));
         lines
     }
@@ -496,7 +499,7 @@ mod tests {
             min_frames: 1,
             spectrogram: SpectrogramConfig::default(),
             expected: Expected::default(),
-            known_faults: &[],
+            known_faults: &[KnownFault { clip: "a", modality: "audio", fault: "is silent" }],
             remarks: Vec::new(),
             facts: serde_json::Map::new(),
         };
@@ -504,11 +507,14 @@ mod tests {
         for (folder, clip) in [("train", "a"), ("train", "b"), ("test", "c")] {
             write_frames(&root.join(folder).join("frames").join(clip), &["0.jpg", "1.jpg"]);
         }
-        write_recording(&root.join("train/wav/a.wav"));
-        write_recording(&root.join("train/wav/b.wav"));
-        let lost = root.join("test/wav").display().to_string();
+        let lost = root.join("train/wav").display().to_string();
         let difference = format!("audio: {lost}: there is no such folder; take it from there");
         assert_eq!(found().differences, [difference]);
+        write_recording(&root.join("train/wav/a.wav"));
+        write_recording(&root.join("train/wav/b.wav"));
+        // With a folder for training alone each test clip is missing.
+        let report = found();
+        assert_eq!((report.missing.len(), report.missing[0].sample.as_str()), (1, "c"));
         write_recording(&root.join("test/wav/c.wav"));
         assert!(found().ok(), "{:?}", found().differences);
         for file in ["train/frames/b/1.jpg", "test/wav/c.wav"] {

@@ -542,8 +542,9 @@ mod tests {
         let Some(folder) = real_data::folder("splits") else { return };
         let base = tempfile::tempdir().unwrap();
         let root = base.path().join("CREMAD");
-        std::fs::create_dir_all(root.join("AudioWAV")).unwrap();
-        std::fs::create_dir_all(root.join("annotations")).unwrap();
+        for folder in ["AudioWAV", "Image-01-FPS", "annotations"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
         for name in ["train.csv", "test.csv"] {
             let list = folder.join("cremad").join(name);
             std::fs::copy(list, root.join("annotations").join(name)).unwrap();

@@ -549,11 +549,17 @@ impl Dataset for Nvgesture {
 
     fn reachable(&self, modality: &str) -> Result<()> {
         let arrays = self.config.layout == NvgestureLayout::FlowArrays && modality == "flow";
-        let folder = if arrays { &self.flow } else { &self.frames };
+        let (folder, guide) = if arrays {
+            let guide = "`mie data prepare nvgesture --set dataset.layout=flow_arrays` makes its \
+                         arrays of the frames";
+            (&self.flow, guide)
+        } else {
+            (&self.frames, GUIDE)
+        };
         if folder.is_dir() {
             return Ok(());
         }
-        Err(Error::data(folder, format!("there is no such folder; {GUIDE}")))
+        Err(Error::data(folder, format!("there is no such folder; {guide}")))
     }
 
     fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {
@@ -788,16 +794,17 @@ mod tests {
         let missing = "NVGesture/Video_data: there is no such folder of videos; ask NVIDIA";
         assert!(unprepared.contains(missing), "{unprepared}");
         std::fs::rename(root.join("frames"), root.join("other")).unwrap();
-        for (layout, modality, folder) in [
-            (NvgestureLayout::Frames, "depth", "NVGesture/frames"),
-            (NvgestureLayout::Frames, "flow", "NVGesture/frames"),
-            (NvgestureLayout::FlowArrays, "flow", "NVGesture/Video_data/flow_data"),
+        let ask = "ask NVIDIA for the videos";
+        let make = "`mie data prepare nvgesture --set dataset.layout=flow_arrays` makes";
+        for (layout, modality, folder, remedy) in [
+            (NvgestureLayout::Frames, "depth", "NVGesture/frames", ask),
+            (NvgestureLayout::Frames, "flow", "NVGesture/frames", ask),
+            (NvgestureLayout::FlowArrays, "flow", "NVGesture/Video_data/flow_data", make),
         ] {
             let config = NvgestureConfig { layout, ..config.clone() };
             let error = open(&config, base.path()).reachable(modality).unwrap_err().to_string();
-            let missing = format!("{folder}: there is no such folder; ask NVIDIA");
+            let missing = format!("{folder}: there is no such folder; {remedy}");
             assert!(error.contains(&missing), "{error}");
-            assert!(error.contains("`mie data prepare nvgesture` makes of them"), "{error}");
         }
         let list = root.join(NvgestureLists::default().test);
         std::fs::rename(list, root.join("nvgesture_test_correct_v2.lst")).unwrap();

@@ -32,14 +32,17 @@ fn read_whole(path: &Path) -> Result<Vec<u8>> {
         // A file may grow while it is read.
         file.take(LARGEST_BYTES + 1).read_to_end(&mut content).map_err(Error::io("read", path))?;
     }
-    let size = size.max(content.len() as u64);
-    if size > LARGEST_BYTES {
-        return Err(Error::data(
-            path,
-            format!("has {size} bytes, at most {LARGEST_BYTES} are read"),
-        ));
-    }
+    ensure_readable(path, size.max(content.len() as u64))?;
     Ok(content)
+}
+
+/// Refuses a file that is too large to be what it should be.
+fn ensure_readable(path: &Path, size: u64) -> Result<()> {
+    if size > LARGEST_BYTES {
+        let problem = format!("has {size} bytes, at most {LARGEST_BYTES} are read");
+        return Err(Error::data(path, problem));
+    }
+    Ok(())
 }
 
 /// Real files for tests.

@@ -70,27 +70,30 @@ pub fn inspect(path: &Path) -> Result<()> {
     const START_BYTES: u64 = 4096;
     let opened = File::open(path).map_err(Error::io("read", path))?;
     let length = opened.metadata().map_err(Error::io("read", path))?.len();
+    super::ensure_readable(path, length)?;
     let mut start = Vec::new();
     opened.take(START_BYTES).read_to_end(&mut start).map_err(Error::io("read", path))?;
     let found = match locate(&start, length as usize) {
-        // Other chunks may stand before the samples.
-        Err(_) if length > START_BYTES => locate(&super::read_whole(path)?, length as usize),
+        // Other chunks stand before the samples.
+        Ok(None) if length > START_BYTES => locate(&super::read_whole(path)?, length as usize),
         found => found,
     };
-    let counted = found.and_then(|(format, samples)| format.ensure_frames(samples.len()));
+    let counted = found
+        .and_then(|found| found.ok_or_else(|| NO_DATA.to_owned()))
+        .and_then(|(format, samples)| format.ensure_frames(samples.len()));
     counted.map_err(|problem| Error::data(path, problem))
 }
 
 fn parse_into(content: &[u8], samples: &mut Vec<f32>) -> Result<u32, String> {
-    let (format, body) = locate(content, content.len())?;
+    let (format, body) = locate(content, content.len())?.ok_or(NO_DATA)?;
     format.ensure_frames(body.len())?;
     format.decode(&content[body], samples)?;
     Ok(format.rate_hertz)
 }
 
 /// Finds the format and the bytes of the samples in a file of `length` bytes that starts with
-/// `start`.
-fn locate(start: &[u8], length: usize) -> Result<(Format, Range<usize>), String> {
+/// `start`; `None` where that ends before they begin.
+fn locate(start: &[u8], length: usize) -> Result<Option<(Format, Range<usize>)>, String> {
     if start.is_empty() {
         return Err("is empty".to_owned());
     }
@@ -104,7 +107,7 @@ fn locate(start: &[u8], length: usize) -> Result<(Format, Range<usize>), String>
         let left = length.saturating_sub(at + 8);
         let is_needed = name == b"fmt " || name == b"data";
         if name == b"data" && is_left_open(start, length, size) {
-            return Ok((format.ok_or(NO_FORMAT)?, at + 8..length));
+            return Ok(Some((format.ok_or(NO_FORMAT)?, at + 8..length)));
         }
         if is_needed && size > left {
             return Err(format!(
@@ -113,7 +116,7 @@ fn locate(start: &[u8], length: usize) -> Result<(Format, Range<usize>), String>
             ));
         }
         if name == b"data" {
-            return Ok((format.ok_or(NO_FORMAT)?, at + 8..at + 8 + size));
+            return Ok(Some((format.ok_or(NO_FORMAT)?, at + 8..at + 8 + size)));
         }
         if name == b"fmt " {
             let Some(body) = start.get(at + 8..at + 8 + size) else { break };
@@ -122,10 +125,11 @@ fn locate(start: &[u8], length: usize) -> Result<(Format, Range<usize>), String>
         // Chunks start at even positions, whatever the size of the one before.
         at += 8 + size + size % 2;
     }
-    Err("has no data chunk, or is truncated before it".to_owned())
+    Ok(None)
 }
 
 const NO_FORMAT: &str = "has no fmt chunk before its data chunk";
+const NO_DATA: &str = "has no data chunk, or is truncated before it";
 
 /// Whether a data chunk of this size was begun by a writer that did not come back to its header.
 ///
@@ -397,10 +401,31 @@ mod tests {
         }
         // Samples behind what is looked at first.
         let format = chunk(*b"fmt ", &format(INTEGER, 1, 8_000, 16));
-        let late = file(&[chunk(*b"LIST", &[0; 9_000]), format, chunk(*b"data", &[1; 100])]);
+        let late =
+            file(&[chunk(*b"LIST", &[0; 9_000]), format.clone(), chunk(*b"data", &[1; 100])]);
         judge(&late).unwrap();
         judge(&late[..late.len() - 1]).unwrap_err();
         judge(&integers(1, 8_000, 16, &[1; 3])).unwrap_err();
+        // The format itself goes on behind it.
+        let list = chunk(*b"LIST", &[0; 4096 - 12 - 8 - 8 - 10]);
+        judge(&file(&[list, format, chunk(*b"data", &[1; 100])])).unwrap();
+        // Sizes that the writer did not come back to.
+        for size in [0, u32::MAX] {
+            let mut open = integers(2, 8_000, 16, &vec![7; 40_000]);
+            open[40..44].copy_from_slice(&size.to_le_bytes());
+            open[4..8].copy_from_slice(&size.to_le_bytes());
+            judge(&open).unwrap();
+            judge(&open[..open.len() - 3]).unwrap_err();
+        }
+        // Values are not looked at.
+        std::fs::write(&path, floats(8_000, &[0.0, f32::NAN])).unwrap();
+        assert!(inspect(&path).is_ok() && read(&path).is_err());
+        // Sparse: it takes no space on the disk.
+        std::fs::write(&path, &whole).unwrap();
+        File::options().append(true).open(&path).unwrap().set_len((1 << 30) + 1).unwrap();
+        let large = inspect(&path).unwrap_err().to_string();
+        assert_eq!(large, read(&path).unwrap_err().to_string());
+        assert!(large.contains("has 1073741825 bytes, at most"), "{large}");
         assert!(inspect(&folder.path().join("absent.wav")).is_err());
     }
 

@@ -98,9 +98,9 @@ fn resample(
     }
     // Sums over a block must stay finite.
     let is_loud = |sample: &f32| sample.abs() > LOUDEST;
-    // Without a way out of it the loop takes several samples at once.
+    // Looking at all takes several at once; stopping at the first would not.
     let any_loud = samples.iter().fold(false, |found, sample| found | is_loud(sample));
-    if let Some(loud) = samples.iter().find(|sample| any_loud && is_loud(sample)) {
+    if any_loud && let Some(loud) = samples.iter().find(|sample| is_loud(sample)) {
         return Err(format!("a sample is {loud:e} times full scale, over {LOUDEST:e}"));
     }
     if kept.as_ref().is_none_or(|(of, _)| *of != rates) {

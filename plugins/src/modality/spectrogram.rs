@@ -381,7 +381,7 @@ fn write_logarithms(
 /// ```
 ///
 /// The window has halved `Z` already.
-#[allow(clippy::needless_range_loop, reason = "six arrays go side by side")]
+#[allow(clippy::needless_range_loop, reason = "four arrays go side by side")]
 #[allow(clippy::inline_always, reason = "it gets the instructions of its caller")]
 #[inline(always)]
 fn magnitudes(

@@ -10,6 +10,12 @@ use mie_core::prelude::*;
 use super::{FINITE, REPEATS, SHAPES, WORKS, config};
 use crate::Findings;
 
+/// Fills the memory of a sample.
+type Load<'a> = dyn Fn(&Draw<'_>, &mut SampleBuffers<'_>) -> Result<()> + 'a;
+
+/// What decoding in two halves must give.
+const HALVES: &str = "`finish` makes of what `decode` gives what `load` makes of the whole";
+
 pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
     let config: Box<dyn ModalityConfig> = config((plugin.example)())?;
     let decoder = config.build()?;
@@ -34,15 +40,24 @@ pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
     ];
     // Every time something else is left in the memory, first of all what is no number.
     let leftovers = Cell::new(f32::NAN);
-    let decode = |raw: &Raw<'_>, epoch, mode| {
+    let filled = |epoch, load: &Load<'_>| {
         let mut out = Filled::with(&layouts, leftovers.get());
         let next = if leftovers.get().is_nan() { 1.0 } else { leftovers.get() + 1.0 };
         leftovers.set(next);
         let draw = Draw { seed: Seed(5), modality: "made_up", epoch, sample: 11 };
         let mut buffers = out.buffers();
-        guarded("the modality", || decoder.load(raw, mode, &draw, &mut buffers))?;
+        guarded("the modality", || load(&draw, &mut buffers))?;
         buffers.finish();
         Ok::<_, Error>(out)
+    };
+    let decode =
+        |raw: &Raw<'_>, epoch, mode| filled(epoch, &|draw, out| decoder.load(raw, mode, draw, out));
+    // As the cache has it.
+    let in_halves = |raw: &Raw<'_>, epoch, mode| {
+        filled(epoch, &|draw, out| match decoder.cacheable() {
+            Some(halves) => halves.finish(halves.decode(raw, mode)?.view(), mode, draw, out),
+            None => decoder.load(raw, mode, draw, out),
+        })
     };
     let mut refusals = Vec::new();
     let mut decoded = false;
@@ -61,6 +76,11 @@ pub(crate) fn check(plugin: &Plugin, findings: &mut Findings) -> Result<()> {
                 let augmented = decode(raw, 7, Mode::Training)?.bits();
                 let same = decode(raw, 7, Mode::Training)?.bits() == augmented;
                 findings.expect(REPEATS, same, || format!("{} differ in training", raw.kind()));
+                if decoder.cacheable().is_some() {
+                    let same = in_halves(raw, 0, Mode::Evaluation)?.bits() == found.bits()
+                        && in_halves(raw, 7, Mode::Training)?.bits() == augmented;
+                    findings.expect(HALVES, same, || format!("{} differ", raw.kind()));
+                }
             }
             Err(error) => refusals.push(format!("{}: {error}", raw.kind())),
         }
