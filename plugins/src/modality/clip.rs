@@ -5,7 +5,7 @@ use std::path::Path;
 
 use mie_core::prelude::*;
 
-use super::video::{self, Evaluation, Sampling, Short, View};
+use super::video::{self, Evaluation, Sampling, Short, Training, View};
 use crate::pictures::normalise::{self, Normalise, Table};
 
 /// Cuts a window in time and a square from the frames of a video.
@@ -24,9 +24,10 @@ use crate::pictures::normalise::{self, Normalise, Table};
 /// sample draw the same, so that with equal options they see the same place at the same time. In
 /// evaluation the square is the middle one and nothing is flipped.
 ///
-/// Colours are in the order red, green, blue. The released code of MIE gives OpenCV's order, blue
-/// first, to weights that were learnt with red first, and evaluates all 80 frames of `NVGesture`
-/// after it trained on 64; here both have `frames`.
+/// The released code of MIE gives OpenCV's order of colours to weights that were learnt with red
+/// first: `colour_order = "bgr"`. It evaluates all 80 frames of `NVGesture` after it trained on 64; of
+/// what I3D makes of them its pooling takes no more than the first eight steps, which are those of
+/// 64 frames: `evaluation = "start"`.
 ///
 /// Files are read as PNG, JPEG or PNM; one file is a clip of one frame. Shapes: `value`
 /// `[channels, frames, crop_pixels, crop_pixels]` f32, `[3, 64, 224, 224]` by default, that of the
@@ -36,12 +37,16 @@ use crate::pictures::normalise::{self, Normalise, Table};
 pub struct ClipConfig {
     /// What is taken of a picture. Default `rgb`.
     pub channels: Channels,
+    /// Order of the colours; means and deviations keep theirs. Default `rgb`.
+    pub colour_order: ColourOrder,
     /// Frames of a clip, from 1 to 4096. Default 64, as the released code trains on.
     pub frames: usize,
     /// Distance between frames, from 1 to 4096 frames of the video. Default 1, each.
     pub every: usize,
     /// What a clip with too few frames goes on with. Default `repeat`, as I3D was trained.
     pub short: Short,
+    /// Where the window begins in training. Default `drawn`.
+    pub training: Training,
     /// Which frames are taken in evaluation. Default `centre`.
     pub evaluation: Evaluation,
     /// Side to which frames are stretched, in pixels, from 1 to 4096. Default 256, that of the
@@ -67,6 +72,16 @@ pub enum Channels {
     Grey,
 }
 
+/// Order of the colours in the tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ColourOrder {
+    /// Red, green, blue.
+    Rgb,
+    /// Blue, green, red, as OpenCV reads pictures; only for `rgb`.
+    Bgr,
+}
+
 /// How pixels become numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -83,9 +98,11 @@ impl Default for ClipConfig {
     fn default() -> Self {
         Self {
             channels: Channels::Rgb,
+            colour_order: ColourOrder::Rgb,
             frames: 64,
             every: 1,
             short: Short::Repeat,
+            training: Training::Drawn,
             evaluation: Evaluation::Centre,
             resize_pixels: 256,
             crop_pixels: 224,
@@ -101,6 +118,7 @@ impl ClipConfig {
             frames: self.frames,
             every: self.every,
             short: self.short,
+            training: self.training,
             evaluation: self.evaluation,
             resize_pixels: self.resize_pixels,
             crop_pixels: self.crop_pixels,
@@ -131,6 +149,8 @@ impl ModalityConfig for ClipConfig {
         let fitting = self.normalise != Normalisation::Imagenet || self.channels == Channels::Rgb;
         let expected = "\"scale\" or \"symmetric\" with channels = \"grey\"";
         ensure_range("normalise", expected, "\"imagenet\"", fitting)?;
+        let fitting = self.colour_order != ColourOrder::Bgr || self.channels == Channels::Rgb;
+        ensure_range("colour_order", "\"rgb\" with channels = \"grey\"", "\"bgr\"", fitting)?;
         self.sampling().validate(self.channel_count())
     }
 
@@ -138,6 +158,7 @@ impl ModalityConfig for ClipConfig {
         self.validate()?;
         Ok(Box::new(Clip {
             channels: self.channels,
+            colour_order: self.colour_order,
             sampling: self.sampling(),
             tables: (0..self.channel_count()).map(|channel| self.table(channel)).collect(),
         }))
@@ -154,6 +175,7 @@ register!(
 
 struct Clip {
     channels: Channels,
+    colour_order: ColourOrder,
     sampling: Sampling,
     /// The number that each pixel becomes, for each channel.
     tables: Vec<Table>,
@@ -176,17 +198,23 @@ impl Clip {
     ) -> Result<()> {
         let out = out.f32_to_overwrite(0)?;
         match &self.tables[..] {
-            [red, green, blue] => {
-                self.sampling.fill(view, out, frame, &[red, green, blue].map(number))
+            [first, second, third] => {
+                let values = match self.colour_order {
+                    ColourOrder::Rgb => [(first, 0), (second, 1), (third, 2)],
+                    ColourOrder::Bgr => [(first, 2), (second, 1), (third, 0)],
+                };
+                self.sampling.fill(view, out, frame, &values.map(number))
             }
-            tables => self.sampling.fill(view, out, frame, &[number(&tables[0])]),
+            tables => self.sampling.fill(view, out, frame, &[number((&tables[0], 0))]),
         }
     }
 }
 
-/// What turns the pixels of a channel into numbers.
-fn number(table: &Table) -> impl Fn(u8) -> f32 {
-    |pixel| table[usize::from(pixel)]
+/// What turns a channel of pixels into numbers.
+fn number<const CHANNELS: usize>(
+    (table, channel): (&Table, usize),
+) -> impl Fn(&[u8; CHANNELS]) -> f32 {
+    move |pixel| table[usize::from(pixel[channel])]
 }
 
 impl Modality for Clip {
@@ -314,6 +342,17 @@ mod tests {
         // (1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225.
         let found = value(Channels::Rgb, Normalisation::Imagenet);
         assert!(close(&found, &[2.248_908, -2.035_714, -0.915_556]), "{found:?}");
+        // Blue first, by the statistics of red: (0.2 - 0.485) / 0.229, (1 - 0.406) / 0.225.
+        let config = ClipConfig {
+            colour_order: ColourOrder::Bgr,
+            frames: 1,
+            resize_pixels: 1,
+            crop_pixels: 1,
+            ..ClipConfig::default()
+        };
+        let raw = Raw::File(file.clone());
+        let found = decode(&config, &raw, Mode::Training, &draw(0, 0)).unwrap();
+        assert!(close(&found, &[-1.244_541, -2.035_714, 2.64]), "{found:?}");
         // 0.2126 * 255 + 0.0722 * 51 = 57.9, rounded.
         assert!(close(&value(Channels::Grey, Normalisation::Scale), &[58.0 / 255.0]));
     }
@@ -335,6 +374,26 @@ mod tests {
         assert_eq!(bits(&training(3)), bits(&training(3)));
         assert!((0..8).any(|epoch| bits(&training(epoch)) != bits(&found)));
         assert_eq!(small().build().unwrap().layout()[0].shape, [1, 2, 2, 2]);
+    }
+
+    #[test]
+    fn windows_may_begin_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let raw = Raw::Files(fixture::clip(folder.path(), [4, 4], 5));
+        let config = ClipConfig {
+            training: Training::Start,
+            evaluation: Evaluation::Start,
+            crop_pixels: 4,
+            ..small()
+        };
+        let frames = [0, 1].map(|seed| fixture::picture([4, 4], 1, seed));
+        let expected = frames.concat().iter().map(|&it| f32::from(it) / 255.0).collect::<Vec<_>>();
+        for mode in [Mode::Training, Mode::Evaluation] {
+            for epoch in 0..4 {
+                let found = decode(&config, &raw, mode, &draw(epoch, 0)).unwrap();
+                assert_eq!(bits(&found), bits(&expected), "{mode:?}, {epoch}");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mie_core::prelude::*;
 
 use super::util::wrong_kind;
-use super::video::{self, Evaluation, Sampling, Short};
+use super::video::{self, Evaluation, Sampling, Short, Training};
 use crate::formats::npy;
 
 /// Cuts a window in time and a square from the optical flow of a video.
@@ -30,7 +30,8 @@ use crate::formats::npy;
 /// both see the same place at the same time, as far as the lengths of their clips allow.
 /// Stretching leaves the values alone. A mirrored clip has the opposite displacements to the right.
 /// The released code takes all frames of the flow while it cuts 64 of 80 from the other
-/// modalities; here it gets their window.
+/// modalities, and its pooling sees the first 64 of them: `training = "start"`,
+/// `evaluation = "start"`. By default flow gets the window of the others.
 ///
 /// Shapes: `value` `[2, frames, crop_pixels, crop_pixels]` f32, `[2, 64, 224, 224]` by default.
 /// Resized frames are kept in the cache, all of a clip: 10 MB for 80 of pictures, 42 MB for 80 of
@@ -44,6 +45,8 @@ pub struct FlowConfig {
     pub every: usize,
     /// What a clip with too few frames goes on with. Default `repeat`, as I3D was trained.
     pub short: Short,
+    /// Where the window begins in training. Default `drawn`.
+    pub training: Training,
     /// Which frames are taken in evaluation. Default `centre`.
     pub evaluation: Evaluation,
     /// Side to which frames are stretched, in pixels, from 1 to 4096. Default 256, that of the
@@ -94,6 +97,7 @@ impl Default for FlowConfig {
             frames: 64,
             every: 1,
             short: Short::Repeat,
+            training: Training::Drawn,
             evaluation: Evaluation::Centre,
             resize_pixels: 256,
             crop_pixels: 224,
@@ -112,6 +116,7 @@ impl FlowConfig {
             frames: self.frames,
             every: self.every,
             short: self.short,
+            training: self.training,
             evaluation: self.evaluation,
             resize_pixels: self.resize_pixels,
             crop_pixels: self.crop_pixels,
@@ -260,9 +265,10 @@ impl Flow {
         if view.flipped {
             factors[0] = -factors[0];
         }
-        let values = factors.map(|factor| {
-            move |stored: P| {
-                let pixels = factor * stored.pixels(bound);
+        let values = [0, 1].map(|channel| {
+            let factor = factors[channel];
+            move |stored: &[P; CHANNELS]| {
+                let pixels = factor * stored[channel].pixels(bound);
                 let scaled = match self.config.scale {
                     Scale::Unit => (pixels / bound).clamp(-1.0, 1.0),
                     Scale::Pixels => pixels,

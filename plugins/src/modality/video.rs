@@ -19,12 +19,24 @@ pub enum Short {
     PadLast,
 }
 
+/// Where the window of a longer clip begins in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Training {
+    /// Anywhere, drawn anew in every epoch.
+    Drawn,
+    /// At its start.
+    Start,
+}
+
 /// Which frames of a longer clip are taken in evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Evaluation {
     /// Those in the middle, as far from each other as in training.
     Centre,
+    /// Those at the start, as far from each other as in training.
+    Start,
     /// Those in the middle of equal parts of the whole clip, whatever `every` says.
     Spread,
 }
@@ -35,6 +47,7 @@ pub(super) struct Sampling {
     pub(super) frames: usize,
     pub(super) every: usize,
     pub(super) short: Short,
+    pub(super) training: Training,
     pub(super) evaluation: Evaluation,
     pub(super) resize_pixels: usize,
     pub(super) crop_pixels: usize,
@@ -95,9 +108,16 @@ impl Sampling {
                 let mut stream = draw.shared();
                 let [time, down, right, flip] = [(); 4].map(|()| stream.random::<f64>());
                 let corner = [down, right].map(|share| part(share, margin));
-                (part(time, slack), corner, flip < self.flip_probability)
+                let start = match self.training {
+                    Training::Drawn => part(time, slack),
+                    Training::Start => 0,
+                };
+                (start, corner, flip < self.flip_probability)
             }
-            Mode::Evaluation => (slack / 2, [margin / 2; 2], false),
+            Mode::Evaluation => {
+                let start = if self.evaluation == Evaluation::Start { 0 } else { slack / 2 };
+                (start, [margin / 2; 2], false)
+            }
         };
         let spread = mode == Mode::Evaluation && self.evaluation == Evaluation::Spread;
         let place = |frame: usize| {
@@ -113,14 +133,14 @@ impl Sampling {
 
     /// Writes what is seen into `out`, `[channels, frames, crop_pixels, crop_pixels]`.
     ///
-    /// `frame` gives a frame of the clip, `[resize_pixels, resize_pixels, channels]`; `values` turn
-    /// what that has in each channel into what belongs into `out`.
+    /// `frame` gives a frame of the clip, `[resize_pixels, resize_pixels, channels]`; `values` make
+    /// of a pixel what belongs into each channel of `out`.
     pub(super) fn fill<'a, P: Copy + 'a, const CHANNELS: usize>(
         &self,
         view: &View,
         out: &mut [f32],
         mut frame: impl FnMut(usize) -> Result<Cow<'a, [P]>>,
-        values: &[impl Fn(P) -> f32; CHANNELS],
+        values: &[impl Fn(&[P; CHANNELS]) -> f32; CHANNELS],
     ) -> Result<()> {
         let (side, crop) = (self.resize_pixels, self.crop_pixels);
         let room = CHANNELS * self.frames * crop * crop;
@@ -145,9 +165,7 @@ impl Sampling {
                     for (channel, value) in values.iter().enumerate() {
                         let to = ((channel * self.frames + time) * crop + row) * crop;
                         let target = &mut out[to..to + crop];
-                        let write = |(to, from): (&mut f32, &[P; CHANNELS])| {
-                            *to = value(from[channel]);
-                        };
+                        let write = |(to, from): (&mut f32, &[P; CHANNELS])| *to = value(from);
                         if view.flipped {
                             target.iter_mut().rev().zip(source).for_each(write);
                         } else {
@@ -349,6 +367,7 @@ mod tests {
             frames: 4,
             every: 1,
             short: Short::Repeat,
+            training: Training::Drawn,
             evaluation: Evaluation::Centre,
             resize_pixels: 5,
             crop_pixels: 3,
@@ -427,7 +446,8 @@ mod tests {
         let filled = |flipped| {
             let view = View { frames: vec![1, 0], corner: [1, 0], flipped };
             let mut out = [f32::NAN; 16];
-            let values = [0.0, 100.0].map(|less| move |pixel: u8| f32::from(pixel) - less);
+            let values =
+                [0, 1].map(|of| move |pixel: &[u8; 2]| f32::from(pixel[of]) - 100.0 * of as f32);
             sampling.fill(&view, &mut out, frame, &values).unwrap();
             out.map(|value| value as i32)
         };
@@ -506,14 +526,16 @@ mod tests {
         fn any_view_lies_within_the_clip(
             (frames, every, available) in (1usize..70, 1usize..9, 1usize..400),
             (crop, margin) in (1usize..9, 0usize..9),
-            (repeat, spread, training) in any::<(bool, bool, bool)>(),
+            (repeat, training, from_start) in any::<(bool, bool, bool)>(),
+            evaluation in 0..3_usize,
             epoch in any::<u64>(),
         ) {
             let sampling = Sampling {
                 frames,
                 every,
                 short: if repeat { Short::Repeat } else { Short::PadLast },
-                evaluation: if spread { Evaluation::Spread } else { Evaluation::Centre },
+                training: if from_start { Training::Start } else { Training::Drawn },
+                evaluation: [Evaluation::Centre, Evaluation::Start, Evaluation::Spread][evaluation],
                 resize_pixels: crop + margin,
                 crop_pixels: crop,
                 flip_probability: 0.5,
