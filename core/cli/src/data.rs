@@ -322,7 +322,11 @@ fn build(
         .collect()
 }
 
-/// The line of a configuration that leaves out all samples which cannot be used.
+/// Most samples that are named one by one to be left out.
+const MOST_NAMED: usize = 200;
+
+/// The line of a configuration that leaves out all samples which cannot be used; where they are too
+/// many for a line, what else to do.
 ///
 /// Faults of modalities that the experiment does not read are none of its business.
 fn exclusion(
@@ -337,6 +341,13 @@ fn exclusion(
     let found: BTreeSet<String> = faults.map(|fault| fault.sample.clone()).collect();
     if found.is_subset(excluded) {
         return Ok(None);
+    }
+    if found.len() > MOST_NAMED {
+        return Ok(Some(format!(
+            "{} samples cannot be used, too many to name: on_missing = \"skip\", in the table [data] of \
+             the experiment, leaves out those whose files are missing; --json lists all\n",
+            found.len()
+        )));
     }
     let all: BTreeSet<&String> = found.union(excluded).collect();
     let line = to_toml(&json!({ "exclude": all }))?;
@@ -543,6 +554,11 @@ mod tests {
         let (_, line) = list.split_once(":\n").unwrap();
         assert_eq!(line, "exclude = [\"a\", \"b\", \"c\"]\n");
         assert_eq!(exclusion(&report, &[], &excluded(&["a", "b", "c"])).unwrap(), None);
+        let missing = (0..=MOST_NAMED).map(|n| fault(&n.to_string(), "audio")).collect();
+        let report = CheckReport { missing, broken: Vec::new(), ..report };
+        let list = exclusion(&report, &[], &excluded(&[])).unwrap();
+        let start = "201 samples cannot be used, too many to name: on_missing = \"skip\", in the";
+        assert!(list.unwrap().starts_with(start));
     }
 
     #[test]
