@@ -72,8 +72,8 @@ pub enum Buffer<'a> {
 /// Where a sample's tensors are written: one buffer for each tensor of the layout, in its order.
 ///
 /// A decoder asks for every one of them. The memory is that of earlier samples: a buffer is cleared
-/// when it is first asked for, unless the decoder promises to write all of it; so nothing of another sample is ever left in one, and
-/// what a decoder makes does not depend on which worker it runs in.
+/// when it is first asked for, unless the decoder promises to write all of it; so nothing of another
+/// sample is ever left in one, and what a decoder makes does not depend on which worker it runs in.
 #[derive(Debug)]
 pub struct SampleBuffers<'a> {
     buffers: Vec<Buffer<'a>>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mie_core::prelude::*;
 
-use super::util::{no_modality, no_sample};
+use super::util::{no_folder, no_modality, no_sample};
 use crate::formats;
 use crate::formats::ffmpeg::{Every, Frames, Sound};
 use crate::modality::frames::FramesConfig;
@@ -344,7 +344,7 @@ impl Dataset for Clips {
         if first.is_dir() || folders.any(|folder| folder.is_dir()) {
             return Ok(());
         }
-        Err(Error::data(first, format!("there is no such folder; {}", self.guide)))
+        Err(no_folder(first, self.guide))
     }
 
     fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {

@@ -11,7 +11,7 @@ use mie_core::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::clips::{ClipLists, expect_videos};
-use super::util::{no_modality, no_sample};
+use super::util::{no_folder, no_modality, no_sample};
 use crate::formats;
 use crate::formats::ffmpeg::{Every, Frames};
 use crate::formats::flow_files::{FlowFiles, FlowForm};
@@ -559,7 +559,7 @@ impl Dataset for Nvgesture {
         if folder.is_dir() {
             return Ok(());
         }
-        Err(Error::data(folder, format!("there is no such folder; {guide}")))
+        Err(no_folder(folder, guide))
     }
 
     fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use mie_core::prelude::*;
 use serde_json::{Map, Value};
 
-use super::util::{no_modality, no_sample};
+use super::util::{no_folder, no_modality, no_sample};
 use crate::formats;
 use crate::modality::hashed_words::HashedWordsConfig;
 use crate::modality::image::{Channels, ImageConfig, Resize};
@@ -97,8 +97,7 @@ impl Dataset for TextImage {
         if modality != "image" || self.folder.is_dir() {
             return Ok(());
         }
-        let problem = format!("there is no such folder; {}", self.guide);
-        Err(Error::data(&self.folder, problem))
+        Err(no_folder(&self.folder, self.guide))
     }
 
     fn inspect(&self, _modality: &str, raw: &Raw<'_>) -> Result<()> {

@@ -561,6 +561,24 @@ mod tests {
     }
 
     #[test]
+    fn windows_may_begin_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let raw = Raw::Files(fixture::clip(folder.path(), [6, 5], 20));
+        let config = FlowConfig {
+            training: Training::Start,
+            evaluation: Evaluation::Start,
+            crop_pixels: small().resize_pixels,
+            ..small()
+        };
+        let first = bits(&shown(&config, &raw, Mode::Evaluation, 0));
+        for epoch in 0..4 {
+            assert_eq!(bits(&shown(&config, &raw, Mode::Training, epoch)), first);
+        }
+        let middle = FlowConfig { evaluation: Evaluation::Centre, ..config };
+        assert_ne!(bits(&shown(&middle, &raw, Mode::Evaluation, 0)), first);
+    }
+
+    #[test]
     fn unusable_options_and_raw_things_are_refused() {
         let refusal = |config: FlowConfig| config.validate().unwrap_err().to_string();
         let bound = refusal(FlowConfig { bound_pixels: 0.0, ..small() });
